@@ -25,7 +25,6 @@ setup(
     extras_require=extras,
     entry_points={
         "console_scripts": [cfg["console_scripts"]],
-        "papermill.engine": ["neuralkit=neuralkit.core.papermill:Engine"],
         "papermill.io": ["neuralkit-run://=neuralkit.core.papermill:RunHandler"],
     },
 )
