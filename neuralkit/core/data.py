@@ -138,8 +138,8 @@ def docstrings(folder: Path) -> Iterator[str]:
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         yield from filter(None, (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)))
 
-# %% ../../nbs/core/02_data.ipynb #86493ec3
-LIBRARIES = ("numpy",)   # more would cost start-up time, not add quality: the default run keeps 8,000 sentences
+# %% ../../nbs/core/02_data.ipynb #3bf914f3
+LIBRARIES = ("numpy",)   # more would cost start-up time, not add quality: the default run keeps 6,000 sentences
 
 def embedded_prose() -> list[str]:
     "Paragraphs of the Python manual, the standard library and numpy; read once, then cached by version."

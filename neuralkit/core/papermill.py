@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEME', 'is_run_notebook', 'RunHandler', 'default_output', 'give_default_output', 'hook']
 
-# %% ../../nbs/core/10_papermill.ipynb #2eec8287
-import os, re, sys, tempfile
+# %% ../../nbs/core/10_papermill.ipynb #f507769a
+import os, re, shlex, sys, tempfile
 from pathlib import Path
 
 # %% ../../nbs/core/10_papermill.ipynb #2b1b2e99
@@ -46,11 +46,11 @@ class RunHandler:
     @classmethod
     def listdir(cls, path: str) -> list: return []
 
-# %% ../../nbs/core/10_papermill.ipynb #4241e1ae
+# %% ../../nbs/core/10_papermill.ipynb #3988bacf
 def default_output() -> str:
-    "A fresh pending output; the kernel will inherit its name."
+    "A fresh pending output; the kernel inherits its name, and the command for the manifest."
     pending = Path(tempfile.mkdtemp(prefix="neuralkit-"))/"notebook.ipynb"
-    os.environ["NEURALKIT_NOTEBOOK"] = str(pending)
+    os.environ |= {"NEURALKIT_NOTEBOOK": str(pending), "NEURALKIT_COMMAND": shlex.join(["papermill", *sys.argv[1:]])}
     return SCHEME + str(pending)
 
 # %% ../../nbs/core/10_papermill.ipynb #2788536b

@@ -85,7 +85,7 @@ def tiny_encoder(width: int = 48):
                                      intermediate_size=2*width, max_position_embeddings=512, initializer_range=.2), add_pooling_layer=False)
     return model, fast
 
-# %% ../../nbs/core/03_pretrained.ipynb #1432f512
+# %% ../../nbs/core/03_pretrained.ipynb #65dcab7e
 class SemanticEncoder:
     "A frozen encoder: ids to token states. `name` is a hub id, a folder, `minilm` or `tiny`. Raises UserError."
     def __init__(self, name: str = "minilm", device: str | torch.device = "cpu"):
@@ -95,7 +95,8 @@ class SemanticEncoder:
             digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
             self.sha256 = digest.hexdigest()
         else:
-            from transformers import AutoModel, AutoTokenizer
+            from transformers import AutoModel, AutoTokenizer, logging
+            logging.disable_progress_bar()                             # a bar a millisecond long, but one more line in every log
             folder = find_model(name)
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)

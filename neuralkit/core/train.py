@@ -25,12 +25,12 @@ from .config import Config, UserError
 from .runs import Run, read_json, write_json
 from .system import Data, generator_for
 
-# %% ../../nbs/core/05_train.ipynb #9143324a
+# %% ../../nbs/core/05_train.ipynb #a19198b5
 class TrainingConfig(Config):
     epochs: int = Field(10, ge=1, description="passes over the training set")
     batch_size: int = Field(32, ge=1, description="examples a batch, over all processes")
     accumulation: int = Field(1, ge=1, description="batches an update")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     min_learning_rate: float = Field(0.05, ge=0, le=1, description="last learning rate, as a share of the peak")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the updates in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's; not on norms, biases and other vectors")

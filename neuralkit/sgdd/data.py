@@ -22,14 +22,14 @@ from ..core.pretrained import SemanticEncoder
 from ..core.system import Data
 from .diffusion import stratified
 
-# %% ../../nbs/sgdd/00_data.ipynb #61d10be9
+# %% ../../nbs/sgdd/00_data.ipynb #dbfb4b1d
 class TextConfig(Config):
     column: str = Field("text", description="the field that holds the text, in formats that have fields")
     unit: Literal["sentence", "row"] = Field("sentence", description="a text is a sentence of a row, or a whole row (cut at max_tokens)")
     min_tokens: int = Field(4, ge=1, description="shorter texts are left out")
     max_tokens: int = Field(64, ge=4, le=510, description="tokens of a text, end mark included; longer ones are cut for encoder and decoder alike")
     rows: int | None = Field(100_000, ge=1, description="rows read from the source at most; null is all")
-    limit: int | None = Field(8_000, ge=10, description="texts (or pairs) kept, an even draw by their hash; null is all")
+    limit: int | None = Field(6_000, ge=10, description="texts (or pairs) kept, an even draw by their hash; null is all")
     valid: float = Field(0.05, gt=0, lt=0.5, description="share of the texts for validation")
     test: float = Field(0.05, gt=0, lt=0.5, description="share of the texts for the test")
     vocabulary: int | None = Field(8192, ge=300, description="word pieces kept of the encoder's vocabulary; null is all of it")

@@ -17,10 +17,10 @@ from pydantic import Field
 
 from ..core.config import Config
 
-# %% ../../nbs/sgdd/02_model.ipynb #c50d4ac5
+# %% ../../nbs/sgdd/02_model.ipynb #90e12471
 class ModelConfig(Config):
     width: int = Field(256, ge=8, description="hidden width")
-    layers: int = Field(4, ge=1, description="decoder layers")
+    layers: int = Field(3, ge=1, description="decoder layers")
     heads: int = Field(4, ge=1, description="attention heads; they divide the width into even parts")
     feedforward: int = Field(4, ge=1, description="feed-forward width, as a multiple of the width")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of each block's output")

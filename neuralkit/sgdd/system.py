@@ -43,7 +43,7 @@ class SGDDConfig(Config):
 
 Config = SGDDConfig
 
-# %% ../../nbs/sgdd/05_system.ipynb #bfb34b6a
+# %% ../../nbs/sgdd/05_system.ipynb #ad2ed178
 _tiny_model = ModelConfig(width=32, layers=1, heads=2, semantic_tokens=4)
 _seed_model = ModelConfig(width=512, layers=6, heads=8, dropout=.1, semantic_tokens=1, expand=1, adaln=False, length_head=False, token_table="own")
 PRESETS = {
@@ -51,7 +51,7 @@ PRESETS = {
     "test": SGDDConfig(encoder="tiny", text=TextConfig(limit=300, max_tokens=16, vocabulary=600), model=_tiny_model,
                        sampling=SamplingConfig(steps=4), training=TrainingConfig(epochs=1, evaluate_limit=8, test_limit=8, device="cpu")),
     "gpu": SGDDConfig(data="wikimedia/wikipedia:20231101.en", text=TextConfig(rows=None, limit=1_000_000, vocabulary=None),
-                      model=ModelConfig(width=512, layers=8, heads=8, semantic_tokens=16), training=TrainingConfig(batch_size=256, mixed_precision="bf16", ema=.9995)),
+                      model=ModelConfig(width=512, layers=8, heads=8, semantic_tokens=16), training=TrainingConfig(batch_size=256, learning_rate=1e-3, mixed_precision="bf16", ema=.9995)),
     "seed": SGDDConfig(data="wikimedia/wikipedia:20231101.en", encoder="roberta-base", text=TextConfig(unit="row", limit=100_000, vocabulary=None),
                        model=_seed_model, diffusion=DiffusionConfig(schedule="cosine"), sampling=SamplingConfig(steps=16, guidance=2.),
                        training=TrainingConfig(batch_size=32, mixed_precision="fp16", learning_rate=1e-4)),
