@@ -196,13 +196,13 @@ def overview() -> str:
                       "`neuralkit VERB SYSTEM --help` lists the fields. Examples:", "  neuralkit train sgdd --epochs 3 --data notes.txt",
                       "  neuralkit evaluate last", "  neuralkit predict last --text 'A sentence to tell again.'"])
 
-# %% ../../nbs/core/09_cli.ipynb #fce89915
+# %% ../../nbs/core/09_cli.ipynb #f0aa485c
 def run(words: list[str]) -> None:
     "Parse and do one command. Raises UserError."
     if not words or words[0] in ("-h", "--help"): return print(overview())
     if words[0] not in VERBS: raise UserError(f"no verb {words[0]!r}; there are: {', '.join(VERBS)}")
     about, make = VERBS[words[0]]
-    parser = Parser(f"neuralkit {words[0]}", description=about, allow_abbrev=False)
+    parser = Parser(f"neuralkit {words[0]}", usage=f"neuralkit {words[0]} " + USAGE.split(" ", 2)[2], description=about, allow_abbrev=False)
     action = make(parser, words[1:])
     action(parser.parse_args(words[1:]))
 

@@ -219,7 +219,7 @@ def shard(batch: dict, rank: int, world: int) -> tuple[dict, float]:
     if mine.start == mine.stop: return {k: v[:1] for k, v in batch.items()}, 0.
     return {k: v[mine] for k, v in batch.items()}, 1.
 
-# %% ../../nbs/core/05_train.ipynb #99b24240
+# %% ../../nbs/core/05_train.ipynb #b6078b99
 class Trainer:
     "Trains `model` in a run folder. State that a resumed run needs is in `state`; everything else follows from the config."
     def __init__(self, run: Run, system: ModuleType, cfg: Config, data: Data, model: nn.Module, accelerator):
@@ -330,7 +330,7 @@ class Trainer:
                 row = mean_losses(self.system, self.model, self.data.valid, 2*self.training.batch_size, self.cfg.seed)
                 if self.training.evaluate_limit:
                     row |= self.system.evaluate(self.model, self.cfg, self.data, "valid", self.training.evaluate_limit)[0]
-            print("  valid  " + "  ".join(f"{k} {v:.4f}" for k, v in row.items()), flush=True)
+            print("  valid  " + "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[:6]), flush=True)     # the rest is logged
             self.run.log(step=self.state["step"], epoch=self.state["epoch"] + self.state["batch"]/self.batches, split="valid", **row)
             self.accelerator.log({f"valid/{k}": v for k, v in row.items()}, step=self.state["step"])
             better = row["loss"] < (math.inf if self.state["best"] is None else self.state["best"])
