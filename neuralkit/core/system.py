@@ -26,8 +26,8 @@ def load_system(name: str) -> ModuleType:
     if name not in SYSTEMS: raise UserError(f"no system {name!r}; there are: {', '.join(SYSTEMS)}")
     return importlib.import_module(SYSTEMS[name])
 
-# %% ../../nbs/core/04_system.ipynb #fe190e9d
-FACE = ("ABOUT", "Config", "PRESETS", "data", "build", "loss", "evaluate", "baseline", "predict", "validate", "sweep", "figures", "bench")
+# %% ../../nbs/core/04_system.ipynb #45ec354e
+FACE = ("ABOUT", "Config", "PRESETS", "data", "outline", "build", "loss", "evaluate", "baseline", "predict", "validate", "sweep", "figures", "bench")
 
 # %% ../../nbs/core/04_system.ipynb #833197a1
 class Split(Protocol):

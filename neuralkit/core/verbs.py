@@ -197,7 +197,7 @@ def validate(system: str, preset: str | None = None, config: str | None = None, 
     claim_notebook(folder/"validate.ipynb")
     return write_report(folder/"validation_report.html", f"{system} · validation of {cfg.data}", module.ABOUT, facts, sections)
 
-# %% ../../nbs/core/08_verbs.ipynb #3d8c73e6
+# %% ../../nbs/core/08_verbs.ipynb #840d7733
 def parameter_table(model: nn.Module, depth: int = 2) -> list[dict]:
     "Trainable parameters of each part, down to `depth` names, and their total."
     parts = {}
@@ -207,9 +207,8 @@ def parameter_table(model: nn.Module, depth: int = 2) -> list[dict]:
     return [{"part": k, "parameters": n} for k, n in parts.items()] + [{"part": "total", "parameters": sum(parts.values())}]
 
 def describe(system: str, preset: str | None = None, config: str | None = None, **overrides) -> list[dict]:
-    "The parameter table of the model that a config builds; reads the data, whose vocabulary decides the size of the token table. Raises UserError."
-    cfg, module = config_of(system, preset, config, **overrides), load_system(system)
-    return parameter_table(module.build(cfg, module.data(cfg).fitted))
+    "The parameter table of a config's model, from its shapes alone. Raises UserError."
+    return parameter_table(load_system(system).outline(config_of(system, preset, config, **overrides)))
 
 def prepare(system: str, preset: str | None = None, config: str | None = None, **overrides) -> list[dict]:
     "Read, split and cache the data of a config; one row a split. Raises UserError."
