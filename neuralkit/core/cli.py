@@ -143,7 +143,7 @@ def predict(parser, words):
         for row in predict(args.run, texts, args.checkpoint, **overrides(args)): print(json.dumps(row, ensure_ascii=False))
     return go
 
-# %% ../../nbs/core/09_cli.ipynb #4d0703fd
+# %% ../../nbs/core/09_cli.ipynb #e2152fcb
 @verb("report", "write RUN/report.html anew from the run folder")
 def report(parser, words):
     from neuralkit.core.verbs import report
@@ -152,11 +152,14 @@ def report(parser, words):
 
 @verb("runs", "list run folders and compare their settings and results")
 def runs(parser, words):
-    from neuralkit.core.runs import find_runs, open_run, run_table, runs_root
+    from neuralkit.core.runs import find_runs, keep_reference, open_run, run_table, runs_root
     parser.add_argument("runs", metavar="RUN", nargs="*", help="those to compare (default: all)")
     parser.add_argument("--system", choices=list(SYSTEMS), help="only this system's")
+    parser.add_argument("--keep", metavar="NAME", help="write the small JSON of the one RUN named to runs/reference/<system>-NAME.json")
     parser.add_argument("--metrics", default="loss,nelbo,bleu,exact_match", help="test figures to show, by comma; `all` for every one")
     def go(args):
+        if args.keep and len(args.runs) != 1: raise UserError("--keep takes exactly one RUN")
+        if args.keep: return print(keep_reference(open_run(args.runs[0]), args.keep))
         rows = run_table([open_run(r) for r in args.runs] or find_runs(args.system or "*"))
         for row in rows:
             test = row.pop("test")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'SCHEMA_VERSION', 'home', 'runs_root', 'write_atomic', 'write_json', 'read_json', 'utc', 'git_state',
-           'versions', 'Run', 'alive', 'create_run', 'find_runs', 'open_run', 'run_table', 'minutes', 'claim_notebook']
+           'versions', 'Run', 'alive', 'create_run', 'find_runs', 'open_run', 'run_table', 'minutes', 'keep_reference',
+           'claim_notebook']
 
 # %% ../../nbs/core/01_runs.ipynb #57eb90b4
 import json, os, socket, subprocess, sys, warnings
@@ -166,7 +167,16 @@ def minutes(started: str | None, ended: str | None) -> float | None:
     if not (started and ended): return None
     return round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()/60, 2)
 
-# %% ../../nbs/core/01_runs.ipynb #9361ab8d
+# %% ../../nbs/core/01_runs.ipynb #ed9d2d58
+def keep_reference(run: Run, name: str) -> Path:
+    "Write runs/reference/<system>-<name>.json: manifest, config, summary and, where there is one, the evaluation without its samples."
+    manifest = {k: v for k, v in run.manifest.items() if k not in ("pid", "host")}
+    evaluation = {k: v for k, v in (read_json(run/"evaluation.json") or {}).items() if k != "samples"}
+    folder = runs_root()/"reference"
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_json(folder/f"{run.system}-{name}.json", {"manifest": manifest, "config": run.config, "summary": run.summary} | ({"evaluation": evaluation} if evaluation else {}))
+
+# %% ../../nbs/core/01_runs.ipynb #1f12bb10
 def claim_notebook(path) -> None:
     "Ask papermill, if it runs this and was given no output path, to keep the executed notebook at `path`."
     if pending := os.environ.get("NEURALKIT_NOTEBOOK"): write_atomic(pending + ".to", str(Path(path).resolve()))

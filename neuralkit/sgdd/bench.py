@@ -6,9 +6,10 @@
 __all__ = ['seconds', 'in_turns', 'ratio_of', 'paired', 'random_texts', 'here', 'on', 'set_up', 'update_with',
            'logits_everywhere', 'gradient', 'difference', 'masked_rows', 'cached_vectors', 'products', 'matmul_floor',
            'equal_gpt2', 'writer_gpt2', 'writer', 'against_autoregressive', 'crossover', 'crossovers', 'MarkovTexts',
-           'markov_batch', 'markov_model', 'markov_nelbo', 'markov_bound']
+           'markov_batch', 'markov_model', 'markov_nelbo', 'markov_bound', 'bench_row', 'saving_row', 'speed_rows',
+           'bench_table']
 
-# %% ../../nbs/sgdd/06_bench.ipynb #c1bcaa05
+# %% ../../nbs/sgdd/06_bench.ipynb #bb74b109
 import math, statistics, time
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..core.system import generator_for
 from ..core.train import Ema, TrainingConfig, learning_rate, parameter_groups
-from .data import Pieces, TextSplit, Vectors, encoder_for, fit_pieces, vectors_of
+from .data import TextSplit, encoder_for, fit_pieces, vectors_of
 from .diffusion import DiffusionConfig, DiscreteDiffusion, stratified
 from .model import ModelConfig, SGDDModel, count
 from .sampling import SamplingConfig, maskgit_sample
@@ -67,14 +68,14 @@ def random_texts(cfg: SGDDConfig,
     width = vectors.flat.shape[1]
     return TextSplit(ids, ids, vectors, pieces, cfg.diffusion.condition_dropout), {"pieces": pieces.spec, "mean": [0.]*width, "std": [1.]*width}
 
-# %% ../../nbs/sgdd/06_bench.ipynb #c3bec091
+# %% ../../nbs/sgdd/06_bench.ipynb #50dcf40e
 def here() -> torch.device: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def on(device: torch.device, batch: dict) -> dict: return {k: v.to(device) for k, v in batch.items()}
 
 def set_up(cfg: SGDDConfig, texts: int, tokens: int) -> tuple[SGDDModel, TextSplit, dict]:
-    "A fresh model, random texts, and one batch of all of them, where the work is done."
-    split, fitted = random_texts(cfg, texts, tokens)
+    "A fresh model, four batches of random texts, and the first batch, where the work is done."
+    split, fitted = random_texts(cfg, 4*texts, tokens)
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
         model = build(cfg, fitted).to(here())
@@ -124,13 +125,13 @@ def masked_rows(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: i
     model.double()
     return found | difference(model, *forms)
 
-# %% ../../nbs/sgdd/06_bench.ipynb #f41a6246
+# %% ../../nbs/sgdd/06_bench.ipynb #7dd9bf36
 def cached_vectors(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: int = 30, repeats: int = 15) -> dict[str, float]:
     "Updates with stored vectors (a) against updates that run the frozen encoder on the batch first (b)."
     model, split, batch = set_up(cfg, texts, tokens)
-    encoder = encoder_for(cfg.encoder)
+    encoder, mine = encoder_for(cfg.encoder), list(range(texts))
     def encoded() -> dict:
-        v, mask = vectors_of(encoder, split.pieces, split.sources, cfg.model.semantic_tokens, keep=False).padded(list(range(texts)))
+        v, mask = vectors_of(encoder, split.pieces, split.sources[:texts], cfg.model.semantic_tokens, keep=False).padded(mine)
         return batch | on(here(), {"vectors": v, "mask": mask})
     forms = [lambda: loss(model, batch)["loss"][0], lambda: loss(model, encoded())["loss"][0]]
     found = paired(*(update_with(model, form, cfg.training) for form in forms), repeats=repeats)
@@ -155,7 +156,7 @@ def matmul_floor(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: 
     return {"gflop": flops/1e9, "gflop_per_s": statistics.median(rates)/1e9, "step_s": statistics.median(t for t, _ in turns),
             "floor_s": flops/statistics.median(rates), "share": statistics.median(shares), "low": min(shares), "high": max(shares)}
 
-# %% ../../nbs/sgdd/06_bench.ipynb #d31cce41
+# %% ../../nbs/sgdd/06_bench.ipynb #d9f4dc63
 def equal_gpt2(model: SGDDModel, tokens: int):
     "A GPT-2 with our vocabulary, width and (nearly) parameter count."
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -164,7 +165,7 @@ def equal_gpt2(model: SGDDModel, tokens: int):
     layers = max(1, round(left/(12*w*w)))
     inner = max(8, round((left/layers - 4*w*w)/(2*w)))
     return GPT2LMHeadModel(GPT2Config(vocab_size=rows, n_positions=tokens + 1, n_embd=w, n_layer=layers, n_head=heads, n_inner=inner,
-                                      bos_token_id=0, eos_token_id=None, pad_token_id=0)).eval()
+                                      bos_token_id=0, eos_token_id=None, pad_token_id=1)).eval()
 
 def writer_gpt2(gpt2, batch: int, tokens: int) -> Callable:
     "Writes `tokens` new tokens after a first one, greedily, for `batch` texts."
@@ -231,7 +232,7 @@ class MarkovTexts:
         "Exact negative log-likelihood of each text (texts,), in nats per token."
         return -(self.first[ids[:, 0]].log() + self.next[ids[:, :-1], ids[:, 1:]].log().sum(1))/self.tokens
 
-# %% ../../nbs/sgdd/06_bench.ipynb #d65b4670
+# %% ../../nbs/sgdd/06_bench.ipynb #e267cdc8
 def markov_batch(chain: MarkovTexts, texts: int, g: torch.Generator) -> dict[str, Tensor]:
     "Freshly drawn texts in the form that `loss` takes, every row without its meaning."
     ids = chain.draw(texts, g)
@@ -244,10 +245,10 @@ def markov_model(chain: MarkovTexts, width: int, layers: int, seed: int) -> SGDD
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SGDDModel(cfg, chain.symbols + 1, 1, chain.tokens, [chain.symbols])
-    model.process = DiscreteDiffusion(DiffusionConfig(loss="nelbo"), chain.symbols)
+    model.process = DiscreteDiffusion(DiffusionConfig(), chain.symbols)
     return model.to(here())
 
-# %% ../../nbs/sgdd/06_bench.ipynb #bcbe9475
+# %% ../../nbs/sgdd/06_bench.ipynb #72615024
 @torch.no_grad()
 def markov_nelbo(model: SGDDModel, chain: MarkovTexts, texts: int, g: torch.Generator) -> dict[str, float]:
     "NELBO of held-out texts in nats per token with its standard error, and the exact value of the same texts."
@@ -260,7 +261,7 @@ def markov_nelbo(model: SGDDModel, chain: MarkovTexts, texts: int, g: torch.Gene
     bounds, exact = torch.cat(bounds).double(), torch.cat(exact)
     return {"nelbo": bounds.mean().item(), "standard_error": (bounds.std()/len(bounds)**.5).item(), "exact": exact.mean().item()}
 
-def markov_bound(steps: int = 2000, texts: int = 64, width: int = 96, layers: int = 3, rate: float = 3e-3, held_out: int = 16_384,
+def markov_bound(steps: int = 1500, texts: int = 64, width: int = 96, layers: int = 3, rate: float = 2e-3, held_out: int = 16_384,
                  chain: MarkovTexts | None = None, seed: int = 0) -> dict[str, float]:
     "Train on fresh texts of a chain; the bound against its entropy. `holds`: not below H by more than two standard errors."
     chain, g = chain or MarkovTexts(), generator_for(seed, 1)
@@ -270,10 +271,46 @@ def markov_bound(steps: int = 2000, texts: int = 64, width: int = 96, layers: in
     for step in range(steps):
         for group in optimizer.param_groups: group["lr"] = learning_rate(step, steps, cfg)
         optimizer.zero_grad()
-        (loss(model, on(here(), markov_batch(chain, texts, g)))["loss"][0]/(texts*chain.tokens)).backward()
+        total, tokens = loss(model, on(here(), markov_batch(chain, texts, g)))["loss"]
+        (total/tokens).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         optimizer.step()
         ema.update(model, step)
     model.load_state_dict(ema.weights, strict=False)
     found = markov_nelbo(model.eval(), chain, held_out, generator_for(seed, 2)) | {"entropy": chain.entropy(), "train_s": time.perf_counter() - begun}
     return found | {"ratio": found["nelbo"]/found["entropy"], "holds": found["nelbo"] >= found["entropy"] - 2*found["standard_error"]}
+
+# %% ../../nbs/sgdd/06_bench.ipynb #27f4bf12
+def bench_row(what: str, ours: str, theirs: str, ratio: float | None, bar: str = "", met: bool | None = None) -> dict:
+    "A line of the table; `met` is None where there is no bar."
+    return {"what": what, "ours": ours, "theirs": theirs, "ratio": None if ratio is None else round(ratio, 3), "bar": bar, "met": met}
+
+def saving_row(what: str, found: dict, bar: float) -> dict:
+    "A line for two ways to the same result: how much faster, and that it is the same."
+    apart = max(found["loss_difference"], found["gradient_difference"])
+    return bench_row(what, f"{1000*found['a']:.1f} ms", f"{1000*found['b']:.1f} ms", found["ratio"], f">= {bar}, equal to 1e-6", found["ratio"] >= bar and apart <= 1e-6)
+
+def speed_rows(rows: list[dict]) -> list[dict]:
+    "Lines of the comparison with the autoregressive model, each plan's crossover last."
+    say = lambda s, per_s: f"{1000*s:.0f} ms, {per_s:,.0f} tokens/s"
+    name = lambda steps, w: f"{steps} steps" + (", guidance" if w else "")
+    lines = [bench_row(f"generate {r['batch']} texts, {name(r['steps'], r['guidance'])}", say(r["ours_s"], r["ours_tokens_per_s"]),
+                       say(r["theirs_s"], r["theirs_tokens_per_s"]), r["ratio"]) for r in rows]
+    return lines + [bench_row(f"crossover batch, {name(*plan)}", f"{at:.1f}" if at else "not within these batches", "", None) for plan, at in crossovers(rows).items()]
+
+# %% ../../nbs/sgdd/06_bench.ipynb #9a36249a
+def bench_table(quality: bool = False, quick: bool = False) -> list[dict]:
+    "Rows of what, ours, theirs, ratio, bar, met. A minute or two for the speeds, as long again for `quality`; `quick` is for tests."
+    cfg = PRESETS["test" if quick else "default"]
+    step = {"texts": 8, "tokens": 10, "repeats": 1} if quick else {}
+    speed = {"batches": (1, 2), "tokens": 8, "steps": (2,), "repeats": 1} if quick else {}
+    bars = (0., 0., math.inf) if quick else (1.25, 1.4, 1.1)
+    floor = matmul_floor(cfg, **step)
+    rows = [saving_row("update, logits for hidden rows / everywhere", masked_rows(cfg, **step), bars[0]),
+            saving_row("update, cached vectors / encoder first", cached_vectors(cfg, **step), bars[1]),
+            bench_row("update, its matrix products at full rate", f"{1000*floor['step_s']:.1f} ms", f"{1000*floor['floor_s']:.1f} ms", floor["share"]),
+            *speed_rows(against_autoregressive(cfg, **speed))]
+    if not quality: return rows
+    found = markov_bound(**({"steps": 60, "width": 32, "layers": 1, "held_out": 1024} if quick else {}))
+    return rows + [bench_row("likelihood bound / entropy, nats per token", f"{found['nelbo']:.4f} ± {found['standard_error']:.4f}", f"{found['entropy']:.4f}",
+                             found["ratio"], f"holds, <= {bars[2]}", found["holds"] and found["ratio"] <= bars[2])]
