@@ -248,7 +248,7 @@ def markov_model(chain: MarkovTexts, width: int, layers: int, seed: int) -> SGDD
     model.process = DiscreteDiffusion(DiffusionConfig(), chain.symbols)
     return model.to(here())
 
-# %% ../../nbs/sgdd/06_bench.ipynb #72615024
+# %% ../../nbs/sgdd/06_bench.ipynb #c3f87a9d
 @torch.no_grad()
 def markov_nelbo(model: SGDDModel, chain: MarkovTexts, texts: int, g: torch.Generator) -> dict[str, float]:
     "NELBO of held-out texts in nats per token with its standard error, and the exact value of the same texts."
@@ -261,7 +261,7 @@ def markov_nelbo(model: SGDDModel, chain: MarkovTexts, texts: int, g: torch.Gene
     bounds, exact = torch.cat(bounds).double(), torch.cat(exact)
     return {"nelbo": bounds.mean().item(), "standard_error": (bounds.std()/len(bounds)**.5).item(), "exact": exact.mean().item()}
 
-def markov_bound(steps: int = 1500, texts: int = 64, width: int = 96, layers: int = 3, rate: float = 2e-3, held_out: int = 16_384,
+def markov_bound(steps: int = 1200, texts: int = 64, width: int = 96, layers: int = 3, rate: float = 2e-3, held_out: int = 16_384,
                  chain: MarkovTexts | None = None, seed: int = 0) -> dict[str, float]:
     "Train on fresh texts of a chain; the bound against its entropy. `holds`: not below H by more than two standard errors."
     chain, g = chain or MarkovTexts(), generator_for(seed, 1)
@@ -280,7 +280,7 @@ def markov_bound(steps: int = 1500, texts: int = 64, width: int = 96, layers: in
     found = markov_nelbo(model.eval(), chain, held_out, generator_for(seed, 2)) | {"entropy": chain.entropy(), "train_s": time.perf_counter() - begun}
     return found | {"ratio": found["nelbo"]/found["entropy"], "holds": found["nelbo"] >= found["entropy"] - 2*found["standard_error"]}
 
-# %% ../../nbs/sgdd/06_bench.ipynb #27f4bf12
+# %% ../../nbs/sgdd/06_bench.ipynb #1743f0c8
 def bench_row(what: str, ours: str, theirs: str, ratio: float | None, bar: str = "", met: bool | None = None) -> dict:
     "A line of the table; `met` is None where there is no bar."
     return {"what": what, "ours": ours, "theirs": theirs, "ratio": None if ratio is None else round(ratio, 3), "bar": bar, "met": met}
@@ -296,11 +296,12 @@ def speed_rows(rows: list[dict]) -> list[dict]:
     name = lambda steps, w: f"{steps} steps" + (", guidance" if w else "")
     lines = [bench_row(f"generate {r['batch']} texts, {name(r['steps'], r['guidance'])}", say(r["ours_s"], r["ours_tokens_per_s"]),
                        say(r["theirs_s"], r["theirs_tokens_per_s"]), r["ratio"]) for r in rows]
-    return lines + [bench_row(f"crossover batch, {name(*plan)}", f"{at:.1f}" if at else "not within these batches", "", None) for plan, at in crossovers(rows).items()]
+    always = lambda plan: "slower" if all(r["ratio"] < 1 for r in rows if (r["steps"], r["guidance"]) == plan) else "faster"
+    return lines + [bench_row(f"crossover batch, {name(*plan)}", f"{at:.1f}" if at else f"{always(plan)} at every batch", "", None) for plan, at in crossovers(rows).items()]
 
-# %% ../../nbs/sgdd/06_bench.ipynb #9a36249a
+# %% ../../nbs/sgdd/06_bench.ipynb #9e0913a3
 def bench_table(quality: bool = False, quick: bool = False) -> list[dict]:
-    "Rows of what, ours, theirs, ratio, bar, met. A minute or two for the speeds, as long again for `quality`; `quick` is for tests."
+    "Rows of what, ours, theirs, ratio, bar, met. Minutes on a free CPU, one or two more for `quality`; `quick` is for tests."
     cfg = PRESETS["test" if quick else "default"]
     step = {"texts": 8, "tokens": 10, "repeats": 1} if quick else {}
     speed = {"batches": (1, 2), "tokens": 8, "steps": (2,), "repeats": 1} if quick else {}

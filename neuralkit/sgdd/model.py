@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ..core.config import Config
 
-# %% ../../nbs/sgdd/02_model.ipynb #90e12471
+# %% ../../nbs/sgdd/02_model.ipynb #264d82c8
 class ModelConfig(Config):
     width: int = Field(256, ge=8, description="hidden width")
     layers: int = Field(3, ge=1, description="decoder layers")
@@ -28,7 +28,7 @@ class ModelConfig(Config):
     expand: int = Field(4, ge=1, description="attention keys made of each meaning vector (1 when unpooled)")
     adaln: bool = Field(True, description="meaning, mask rate and length also scale and shift the norms")
     length_head: bool = Field(True, description="predict the length from the meaning; else generate to the first end mark")
-    token_table: Literal["encoder", "own"] = Field("encoder", description="start from the encoder's token table (factorised), or from noise")
+    token_table: Literal["encoder", "tuned", "own"] = Field("encoder", description="the encoder's token table as it is, trained on from there (tuned), or our own from noise")
 
 # %% ../../nbs/sgdd/02_model.ipynb #6a769f51
 class RotaryEmbedding(nn.Module):
@@ -101,16 +101,17 @@ def count(module: nn.Module) -> int:
     "Trainable parameters."
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-# %% ../../nbs/sgdd/02_model.ipynb #b2b548aa
+# %% ../../nbs/sgdd/02_model.ipynb #fb36e270
 class TokenTable(nn.Module):
     "Embeds ids and scores hidden states against the same rows; [MASK], padding and the like are never predicted."
-    def __init__(self, rows: int, width: int, table_width: int | None, forbidden: list[int]):
+    def __init__(self, rows: int, width: int, table_width: int | None, forbidden: list[int], frozen: bool = False):
         super().__init__()
         self.rows = nn.Embedding(rows, table_width or width)
         nn.init.normal_(self.rows.weight, std=.02)
         self.into = nn.Linear(table_width, width, bias=False) if table_width else nn.Identity()
         self.back = nn.Linear(width, table_width, bias=False) if table_width else nn.Identity()
-        self.bias = nn.Parameter(torch.zeros(rows))
+        self.bias = None if frozen else nn.Parameter(torch.zeros(rows))
+        self.rows.weight.requires_grad_(not frozen)
         self.scale = width**.5
         self.register_buffer("forbidden", torch.tensor(forbidden, dtype=torch.long), persistent=False)
 
@@ -126,12 +127,12 @@ class TokenTable(nn.Module):
         "Take over another model's table (rows, table_width), brought to our scale."
         self.rows.weight.copy_(rows*(.05/rows.std()))
 
-# %% ../../nbs/sgdd/02_model.ipynb #06af0b11
+# %% ../../nbs/sgdd/02_model.ipynb #27f498c4
 class DiffusionDecoder(nn.Module):
     "Noised ids -> hidden states, given the meaning's keys and values. The logits are a second step, for the rows that need them."
     def __init__(self, cfg: ModelConfig, rows: int, table_width: int | None = None, forbidden: list[int] = ()):
         super().__init__()
-        self.table = TokenTable(rows, cfg.width, table_width, list(forbidden))
+        self.table = TokenTable(rows, cfg.width, table_width, list(forbidden), frozen=cfg.token_table == "encoder")
         self.position = SinusoidalTimeEmbedding(cfg.width)
         self.layers = nn.ModuleList(DecoderLayer(cfg) for _ in range(cfg.layers))
 
@@ -161,7 +162,7 @@ class Meaning(nn.Module):
         memory = memory.unflatten(-1, (self.expand, -1)).flatten(1, 2)
         return memory, where.repeat_interleave(self.expand, 1), mask.repeat_interleave(self.expand, 1)
 
-# %% ../../nbs/sgdd/02_model.ipynb #c6507f1c
+# %% ../../nbs/sgdd/02_model.ipynb #5f8a7612
 class SGDDModel(nn.Module):
     "Semantic-guided discrete diffusion: p(token | visible tokens, meaning vectors) for every hidden position at once."
     def __init__(self, cfg: ModelConfig, rows: int, vector_width: int, max_tokens: int, forbidden: list[int] = (),
@@ -172,7 +173,7 @@ class SGDDModel(nn.Module):
         self.cfg, self.max_tokens = cfg, max_tokens
         self.meaning = Meaning(cfg, vector_width, torch.zeros(vector_width) if mean is None else mean,
                                torch.ones(vector_width) if std is None else std)
-        self.decoder = DiffusionDecoder(cfg, rows, vector_width if cfg.token_table == "encoder" else None, forbidden)
+        self.decoder = DiffusionDecoder(cfg, rows, None if cfg.token_table == "own" else vector_width, forbidden)
         self.time = SinusoidalTimeEmbedding(w)
         self.steer = nn.Sequential(nn.Linear(3*w, w), nn.SiLU(), nn.Linear(w, 6*w)) if cfg.adaln else None
         guess = cfg.length_head and cfg.semantic_tokens != "unpooled"     # one vector a token tells the length by itself

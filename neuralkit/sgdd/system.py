@@ -60,7 +60,7 @@ PRESETS = {
                        model=_seed_model, diffusion=DiffusionConfig(schedule="cosine"), sampling=SamplingConfig(steps=16, guidance=2.),
                        training=TrainingConfig(epochs=5, batch_size=32, mixed_precision="fp16", learning_rate=1e-4))}
 
-# %% ../../nbs/sgdd/05_system.ipynb #21a2e671
+# %% ../../nbs/sgdd/05_system.ipynb #b577d71a
 def data(cfg: SGDDConfig, fitted: dict | None = None) -> Data:
     "Splits of `cfg.data`; with `fitted` in the vocabulary and scale of an earlier run. Raises UserError."
     return load_data(cfg.data, cfg.phase, cfg.encoder, cfg.text, cfg.model.semantic_tokens, cfg.diffusion.condition_dropout, cfg.seed, fitted)
@@ -70,7 +70,7 @@ def build(cfg: SGDDConfig, fitted: dict) -> SGDDModel:
     pieces, mean, std = Pieces(fitted["pieces"]), torch.tensor(fitted["mean"]), torch.tensor(fitted["std"])
     try: model = SGDDModel(cfg.model, len(pieces), len(mean), cfg.text.max_tokens, pieces.forbidden, mean, std)
     except ValueError as e: raise UserError(str(e)) from None
-    if cfg.model.token_table == "encoder": model.decoder.table.start_from(encoder_for(cfg.encoder).table[pieces.encoder_ids].float().cpu())
+    if cfg.model.token_table != "own": model.decoder.table.start_from(encoder_for(cfg.encoder).table[pieces.encoder_ids].float().cpu())
     model.process = DiscreteDiffusion(cfg.diffusion, pieces.mask)
     return model
 
