@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'USAGE', 'add_fields', 'Parser', 'verb', 'settings', 'config_arguments', 'print_table', 'systems', 'config',
-           'describe', 'data', 'validate', 'train', 'run_and_fields', 'overrides', 'evaluate', 'predict', 'report',
-           'runs', 'reproduce', 'bench', 'system_argument', 'overview', 'run', 'main']
+           'describe', 'data', 'validate', 'train', 'leading', 'run_and_fields', 'overrides', 'evaluate', 'predict',
+           'report', 'runs', 'reproduce', 'bench', 'system_argument', 'overview', 'run', 'main']
 
 # %% ../../nbs/core/09_cli.ipynb #0464a590
 import argparse, json, sys, warnings
@@ -13,15 +13,15 @@ import argparse, json, sys, warnings
 from .config import UserError, fields, names, to_yaml
 from .system import SYSTEMS, load_system
 
-# %% ../../nbs/core/09_cli.ipynb #bab945a6
+# %% ../../nbs/core/09_cli.ipynb #eef64ec9
 def add_fields(parser: argparse.ArgumentParser, system: str) -> None:
-    "A flag for each config field of `system`, grouped by section, with description and default."
+    "A flag for each config field of `system`, grouped by section, with description and default; flags of the verb itself come first and keep their names."
     cls = load_system(system).Config
     defaults, groups = cls().model_dump(), {}
     for name, info in fields(cls).items():
         section = name.rpartition(".")[0]
         group = groups.setdefault(section, parser.add_argument_group(f"config: {section or system}"))
-        short = [f"--{alias}" for alias, dotted in names(cls).items() if dotted == name]
+        short = [f"--{alias}" for alias, dotted in names(cls).items() if dotted == name and f"--{alias}" not in parser._option_string_actions]
         value = defaults
         for part in name.split("."): value = value[part]
         text = (info.description or "").replace("%", "%%")
@@ -94,7 +94,7 @@ def validate(parser, words):
     config_arguments(parser, system_argument(parser, words))
     return lambda args: print(validate(args.system, out=args.out, **settings(args)))
 
-# %% ../../nbs/core/09_cli.ipynb #964dcfd3
+# %% ../../nbs/core/09_cli.ipynb #691b791b
 @verb("train", "train a system; leaves a run folder with a report")
 def train(parser, words):
     from neuralkit.core.verbs import train
@@ -103,13 +103,19 @@ def train(parser, words):
     config_arguments(parser, system_argument(parser, words))
     return lambda args: train(args.system, resume=args.resume, init_from=args.init_from, **settings(args))
 
+def leading(parser: argparse.ArgumentParser, words: list[str], what: str) -> str | None:
+    "The first word, on which the flags depend; None where only help is asked for. Raises UserError."
+    if words and not words[0].startswith("-"): return words[0]
+    if {"-h", "--help"} & set(words): return None
+    raise UserError(f"{what} was expected right after `{parser.prog}`")
+
 def run_and_fields(parser: argparse.ArgumentParser, words: list[str]) -> None:
     "The argument RUN, and the config fields of its system as overrides."
     from neuralkit.core.runs import open_run
     parser.add_argument("run", metavar="RUN", help="a run folder, its name, `last` or `<system>/last`")
     parser.add_argument("--checkpoint", default="best", help="best, last or step_<n> (default: best)")
-    given = next((w for w in words if not w.startswith("-")), None)
-    if given: add_fields(parser, open_run(given).system)
+    named = leading(parser, words, "RUN")
+    if named: add_fields(parser, open_run(named).system)
 
 def overrides(args: argparse.Namespace) -> dict:
     from neuralkit.core.runs import open_run
@@ -119,10 +125,10 @@ def overrides(args: argparse.Namespace) -> dict:
 @verb("evaluate", "all metrics of a run, samples, and the sweep over sampling choices, into its report")
 def evaluate(parser, words):
     from neuralkit.core.verbs import evaluate
-    run_and_fields(parser, words)
     parser.add_argument("--split", default="test", help="train, valid or test (default: test)")
     parser.add_argument("--limit", type=int, help="examples at most (default: all)")
     parser.add_argument("--no-sweep", action="store_true", help="leave out the sweep")
+    run_and_fields(parser, words)
     def go(args):
         run = evaluate(args.run, args.split, args.limit, not args.no_sweep, checkpoint=args.checkpoint, **overrides(args))
         found = json.loads((run/"evaluation.json").read_text(encoding="utf-8"))
@@ -133,9 +139,9 @@ def evaluate(parser, words):
 @verb("predict", "let a trained run answer: one JSON object a text")
 def predict(parser, words):
     from neuralkit.core.verbs import predict
-    run_and_fields(parser, words)
     parser.add_argument("--text", action="append", default=[], help="a text; may be given several times")
     parser.add_argument("--file", help="a file of texts: .txt, .jsonl, .csv, .tsv or .parquet")
+    run_and_fields(parser, words)
     def go(args):
         from neuralkit.core.data import read_texts
         texts = args.text + (read_texts(args.file)[0] if args.file else [])
@@ -181,13 +187,11 @@ def bench(parser, words):
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does it run?")
     return lambda args: print_table(load_system(system).bench(quality=args.quality, quick=args.quick))
 
-# %% ../../nbs/core/09_cli.ipynb #80f45ffc
+# %% ../../nbs/core/09_cli.ipynb #0e5a57d7
 def system_argument(parser: argparse.ArgumentParser, words: list[str]) -> str:
     "The positional argument SYSTEM; its value is needed before parsing, since the flags depend on it. Raises UserError."
     parser.add_argument("system", metavar="SYSTEM", help=f"one of: {', '.join(SYSTEMS)}")
-    named = next((w for w in words if not w.startswith("-")), None)
-    if named is None and {"-h", "--help"} & set(words): return next(iter(SYSTEMS))
-    if named is None: raise UserError(f"{parser.prog}: name a system: {', '.join(SYSTEMS)}")
+    named = leading(parser, words, f"a SYSTEM ({', '.join(SYSTEMS)})") or next(iter(SYSTEMS))
     load_system(named)
     return named
 

@@ -40,13 +40,13 @@ def names(cls: type[Config]) -> dict[str, str]:
     short = {name.rsplit(".")[-1]: name for name in dotted if times[name.rsplit(".")[-1]] == 1}
     return short | {name: name for name in dotted}
 
-# %% ../../nbs/core/00_config.ipynb #e51ee0b3
+# %% ../../nbs/core/00_config.ipynb #3f24570f
 def parse_value(info, word):
     "The value that `word` (a string from a command line, or anything else unchanged) stands for in the field `info`."
     if not isinstance(word, str): return word
     kinds = typing.get_args(info.annotation) or (info.annotation,)
     if word.lower() in ("null", "none") and types.NoneType in kinds: return None
-    if str in kinds: return word
+    if str in kinds or word in kinds: return word                            # text, or one of a Literal's words (YAML reads `no` as false)
     value = yaml.safe_load(word) if word.strip() else word
     return value if isinstance(value, (bool, int, float, list, dict)) else word
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['seconds', 'in_turns', 'ratio_of', 'paired', 'random_texts', 'here', 'on', 'set_up', 'update_with',
            'logits_everywhere', 'gradient', 'difference', 'masked_rows', 'cached_vectors', 'products', 'matmul_floor',
-           'equal_gpt2', 'writer_gpt2', 'writer', 'against_autoregressive', 'crossover', 'crossovers', 'MarkovTexts',
-           'markov_batch', 'markov_model', 'markov_nelbo', 'markov_bound', 'bench_row', 'saving_row', 'speed_rows',
-           'bench_table']
+           'size', 'equal_gpt2', 'writer_gpt2', 'writer', 'against_autoregressive', 'crossover', 'crossovers',
+           'MarkovTexts', 'markov_batch', 'markov_model', 'markov_nelbo', 'markov_bound', 'bench_row', 'saving_row',
+           'speed_rows', 'bench_table']
 
-# %% ../../nbs/sgdd/06_bench.ipynb #bb74b109
+# %% ../../nbs/sgdd/06_bench.ipynb #7263c21b
 import math, statistics, time
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ from ..core.system import generator_for
 from ..core.train import Ema, TrainingConfig, learning_rate, parameter_groups
 from .data import TextSplit, encoder_for, fit_pieces, vectors_of
 from .diffusion import DiffusionConfig, DiscreteDiffusion, stratified
-from .model import ModelConfig, SGDDModel, count
+from .model import ModelConfig, SGDDModel
 from .sampling import SamplingConfig, maskgit_sample
 from .system import PRESETS, SGDDConfig, build, hidden_cross_entropy, loss
 
@@ -156,12 +156,16 @@ def matmul_floor(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: 
     return {"gflop": flops/1e9, "gflop_per_s": statistics.median(rates)/1e9, "step_s": statistics.median(t for t, _ in turns),
             "floor_s": flops/statistics.median(rates), "share": statistics.median(shares), "low": min(shares), "high": max(shares)}
 
-# %% ../../nbs/sgdd/06_bench.ipynb #d9f4dc63
+# %% ../../nbs/sgdd/06_bench.ipynb #4a5e99e2
+def size(module: torch.nn.Module) -> int:
+    "Parameters, frozen ones included."
+    return sum(p.numel() for p in module.parameters())
+
 def equal_gpt2(model: SGDDModel, tokens: int):
     "A GPT-2 with our vocabulary, width and (nearly) parameter count."
     from transformers import GPT2Config, GPT2LMHeadModel
     w, rows, heads = model.cfg.width, model.decoder.table.rows.num_embeddings, model.cfg.heads
-    left = count(model) - rows*w - (tokens + 1)*w
+    left = size(model) - rows*w - (tokens + 1)*w
     layers = max(1, round(left/(12*w*w)))
     inner = max(8, round((left/layers - 4*w*w)/(2*w)))
     return GPT2LMHeadModel(GPT2Config(vocab_size=rows, n_positions=tokens + 1, n_embd=w, n_layer=layers, n_head=heads, n_inner=inner,
