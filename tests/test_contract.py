@@ -1,0 +1,321 @@
+"What every system promises: its face, its losses, its weights and its run folder. Generic over SYSTEMS."
+import hashlib, json, math, shutil
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from neuralkit.core.config import config_hash, fields, flat, nested, resolve, to_yaml
+from neuralkit.core.runs import Run, read_json
+from neuralkit.core.system import FACE, SYSTEMS, generator_for, load_system
+from neuralkit.core.train import Trainer, load_trainable, parameter_groups, trainable_state, weights_of
+from neuralkit.core.verbs import config_of, train
+
+NOISE = 7           # key of the generators by which batches are made here
+
+
+@pytest.fixture(params=list(SYSTEMS))
+def name(request): return request.param
+
+@pytest.fixture
+def system(name): return load_system(name)
+
+@pytest.fixture
+def cfg(system): return system.PRESETS["test"]
+
+@pytest.fixture(scope="module")
+def loaded(shared_home):
+    "`loaded(name)`: the data of the test preset, read once."
+    made = {}
+
+    def data_of(name: str):
+        if name not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("NEURALKIT_HOME", str(shared_home))
+                module = load_system(name)
+                made[name] = module.data(module.PRESETS["test"])
+        return made[name]
+    return data_of
+
+@pytest.fixture
+def data(name, loaded): return loaded(name)
+
+@pytest.fixture
+def run(name, trained): return trained(name)
+
+@pytest.fixture
+def batch(data): return data.train.batch(list(range(8)), generator_for(NOISE))
+
+
+def build(system, cfg, data, seed: int = 0):
+    torch.manual_seed(seed)
+    return system.build(cfg, data.fitted)
+
+def same(a: dict, b: dict) -> bool: return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+def numbers(losses: dict) -> dict: return {k: (float(s.detach()), float(c)) for k, (s, c) in losses.items()}
+
+def learn(system, model, batch, steps: int, lr: float = 3e-3) -> list[float]:
+    "Mean losses of `steps` updates on one batch."
+    optimizer, seen = torch.optim.AdamW(parameter_groups(model, 0.), lr=lr), []
+    model.train()
+    for _ in range(steps):
+        total, count = system.loss(model, batch)["loss"]
+        loss = total/count
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(loss.item())
+    return seen
+
+
+# --- face and config
+
+def test_system_shows_the_whole_face(system):
+    assert [part for part in FACE if not hasattr(system, part)] == []
+    assert isinstance(system.ABOUT, str) and {"default", "test"} <= system.PRESETS.keys()
+    assert all(isinstance(p, system.Config) for p in system.PRESETS.values())
+
+def test_presets_survive_yaml_and_json(system, tmp_path):
+    for preset in system.PRESETS.values():
+        (tmp_path/"c.yaml").write_text(to_yaml(preset))
+        (tmp_path/"c.json").write_text(preset.model_dump_json())
+        assert resolve(system.Config, file=tmp_path/"c.yaml") == resolve(system.Config, file=tmp_path/"c.json") == preset
+
+def test_small_numbers_and_strange_strings_survive_yaml(system, cfg, tmp_path):
+    odd = cfg.model_copy(update={"data": "null # 1e-3 'x\": é", "training": cfg.training.model_copy(update={"learning_rate": 1e-5})})
+    (tmp_path/"c.yaml").write_text(to_yaml(odd))
+    assert resolve(system.Config, file=tmp_path/"c.yaml") == odd
+
+def test_every_field_says_what_it_is(system):
+    assert [name for name, info in fields(system.Config).items() if not info.description] == []
+
+def test_configs_are_frozen_and_refuse_unknown_keys(system, cfg):
+    with pytest.raises(ValueError): cfg.seed = 1
+    with pytest.raises(ValueError): system.Config(no_such_field=1)
+
+def test_config_hash_depends_on_every_field_that_changes(cfg):
+    assert config_hash(cfg) == config_hash(cfg.model_copy())
+    assert config_hash(cfg) != config_hash(cfg.model_copy(update={"seed": cfg.seed + 1}))
+
+def test_nested_is_the_inverse_of_flat(cfg):
+    tree = cfg.model_dump()
+    assert nested(flat(tree)) == tree
+
+
+# --- data
+
+def test_batch_is_a_function_of_split_indices_and_generator(data):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = data.train.batch([3, 0, 5], generator_for(NOISE))
+    assert torch.equal(before, torch.get_rng_state()), "a batch drew from torch's own generator"
+    data.train.batch([1, 2], generator_for(NOISE))
+    torch.manual_seed(2)
+    assert same(first, data.train.batch([3, 0, 5], generator_for(NOISE)))
+
+def test_batch_holds_one_row_an_example(batch):
+    assert batch and all(isinstance(v, torch.Tensor) and len(v) == 8 for v in batch.values())
+
+def test_no_example_stands_in_two_splits(data):
+    content = {}
+    for split in ("train", "valid", "test"):
+        part = getattr(data, split)
+        drawn = [[part.batch([i], generator_for(NOISE, k)) for k in range(3)] for i in range(len(part))]
+        fixed = [k for k in drawn[0][0] if all(torch.equal(d[k], ds[0][k]) for ds in drawn for d in ds)]
+        assert fixed
+        content[split] = {hashlib.sha256(b"".join(str(ds[0][k].tolist()).encode() for k in fixed)).hexdigest() for ds in drawn}
+    assert not content["train"] & content["valid"] and not content["train"] & content["test"] and not content["valid"] & content["test"]
+
+def test_lengths_are_those_of_the_examples(data):
+    for split in (data.train, data.valid, data.test):
+        assert len(split) > 0 and (split.lengths is None or len(split.lengths) == len(split))
+
+
+# --- loss
+
+def test_loss_is_sums_and_counts(system, cfg, data, batch):
+    losses = system.loss(build(system, cfg, data), batch)
+    assert "loss" in losses
+    assert all(s.ndim == 0 for s, _ in losses.values())
+    assert all(c > 0 and math.isfinite(s) for s, c in numbers(losses).values())
+
+def test_padding_and_neighbours_do_not_matter(system, cfg, data):
+    "Each example alone, cut to its own length, costs what it costs among longer ones."
+    model, lengths = build(system, cfg, data).eval(), data.train.lengths
+    rows = list(range(8)) if lengths is None else sorted(range(len(lengths)), key=lambda i: lengths[i])[::max(1, len(lengths)//8)][:8]
+    batch = data.train.batch(rows, generator_for(NOISE))
+    if lengths is not None:
+        most = max(lengths[i] for i in rows)
+        assert min(lengths[i] for i in rows) < most
+    sums = {}
+    for k, i in enumerate(rows):
+        alone = {n: v[k:k + 1] for n, v in batch.items()}
+        if lengths is not None: alone = {n: v[:, :lengths[i]] if v.ndim > 1 and v.shape[1] == most else v for n, v in alone.items()}
+        for n, (s, c) in numbers(system.loss(model, alone)).items(): sums[n] = sums.get(n, 0) + torch.tensor([s, c])
+    for n, pair in numbers(system.loss(model, batch)).items():
+        assert torch.allclose(sums[n], torch.tensor(pair), rtol=1e-4), n
+
+def test_one_batch_can_be_learnt_by_heart(system, cfg, data, batch):
+    seen = learn(system, build(system, cfg, data), batch, 80)
+    assert seen[-1] < .5*seen[0]
+
+@pytest.mark.parametrize("preset", ["test", "default"])
+def test_every_trainable_parameter_gets_a_gradient(system, cfg, data, batch, preset):
+    if hasattr(cfg, "model"): cfg = cfg.model_copy(update={"model": system.PRESETS[preset].model})
+    model = build(system, cfg, data)
+    learn(system, model, batch, 3)                      # what starts at zero may block what lies before it
+    system.loss(model, batch)["loss"][0].backward()
+    dead = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert dead == []
+
+def test_what_is_frozen_stays_as_it_was(system, cfg, data, batch):
+    model = build(system, cfg, data)
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad} | {n: b.clone() for n, b in model.named_buffers()}
+    before = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
+    learn(system, model, batch, 2)
+    now = dict(model.named_parameters()) | dict(model.named_buffers())
+    assert all(torch.equal(v, now[n]) for n, v in frozen.items())
+    assert not any(torch.equal(v, now[n]) for n, v in before.items())
+    assert not frozen.keys() & {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_an_update_from_uneven_parts_equals_one_from_the_whole(system, cfg, data, batch):
+    from neuralkit.core.verbs import start_accelerator
+    parts = [({k: v[rows] for k, v in batch.items()}, 1) for rows in (slice(0, 3), slice(3, 8))]
+    told = []
+    for group in ([(batch, 1)], parts):
+        trainer = Trainer(None, system, cfg, data, build(system, cfg, data), start_accelerator(cfg.training))
+        told.append([[now[k] for k in ("loss", "grad_norm")] for now in (trainer.update(group) for _ in range(3))])
+    assert torch.allclose(*map(torch.tensor, told), rtol=1e-4), told      # weights themselves: Adam makes steps of what rounds to no gradient
+
+
+# --- weights
+
+def test_weights_follow_from_the_seed(system, cfg, data):
+    a, b, other = (trainable_state(build(system, cfg, data, seed)) for seed in (0, 0, 1))
+    assert same(a, b) and not same(a, other)
+
+def test_saved_weights_give_the_same_outputs(system, cfg, data, batch, tmp_path):
+    from safetensors.torch import load_file, save_file
+    model = build(system, cfg, data)
+    learn(system, model, batch, 2)
+    save_file(trainable_state(model), tmp_path/"w.safetensors")
+    again = build(system, cfg, data, seed=5)
+    assert numbers(system.loss(again.eval(), batch)) != numbers(system.loss(model.eval(), batch))
+    load_trainable(again, load_file(tmp_path/"w.safetensors"), "test")
+    assert numbers(system.loss(again, batch)) == numbers(system.loss(model, batch))
+
+def test_weights_of_another_shape_are_refused(system, cfg, data):
+    model = build(system, cfg, data)
+    state = trainable_state(model)
+    first = next(iter(state))
+    for wrong in (state | {first: state[first].repeat(2, *[1]*(state[first].ndim - 1))}, {k: v for k, v in state.items() if k != first}, state | {"more": torch.ones(1)}):
+        with pytest.raises(ValueError, match="does not fit"): load_trainable(model, wrong, "here")
+
+def test_same_config_trains_to_the_same_bits_and_another_seed_does_not(name, run, home):
+    again, other = train(name, "test"), train(name, "test", seed=1)
+    assert same(weights_of(run), weights_of(again)) and not same(weights_of(run), weights_of(other))
+
+def test_cut_and_resumed_equals_uninterrupted(name, home, monkeypatch):
+    words = dict(epochs=2, checkpoint_every=2, evaluate_limit=0, test_limit=2)
+    whole = train(name, "test", **words)
+    steps, update = whole.summary["steps"], Trainer.update
+    class Cut(BaseException): pass
+    def cut(self, group):
+        if self.state["step"] == steps//2 + 2: raise Cut
+        return update(self, group)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", cut)
+        with pytest.raises(Cut): train(name, "test", **words)
+    torch.manual_seed(99)                                # a resumed run must not depend on what this process did before
+    resumed = train(name, "test", resume="auto", **words)
+    assert resumed.path != whole.path and resumed.status == "finished"
+    for which in ("best", "last"): assert same(weights_of(whole, which), weights_of(resumed, which))
+    assert {k: v for k, v in whole.summary.items() if k not in ("train_seconds", "test")} == {k: v for k, v in resumed.summary.items() if k not in ("train_seconds", "test")}
+    rows = [(r["split"], r["step"]) for r in resumed.metrics()]
+    assert rows == [(r["split"], r["step"]) for r in whole.metrics()]
+
+def test_full_disk_costs_the_work_since_the_last_checkpoint_alone(name, home, monkeypatch):
+    import safetensors.torch
+    words = dict(epochs=2, checkpoint_every=3, evaluate_limit=0, test_limit=2)
+    whole, save_file, calls = train(name, "test", **words), safetensors.torch.save_file, []
+    def full(tensors, path, *a):
+        calls.append(path)
+        if len(calls) < 6: return save_file(tensors, path, *a)
+        open(path, "wb").write(b"half of it")
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(OSError): train(name, "test", **words)
+    stopped = Run(calls[-1].parents[2])
+    assert stopped.status == "failed" and stopped.summary is None and "No space" in stopped.manifest["error"]
+    assert not list((stopped/"checkpoints").glob(".step*"))
+    assert same(weights_of(train(name, "test", resume="auto", **words)), weights_of(whole))
+
+
+# --- the run folder
+
+MANIFEST = {"schema_version", "command", "git", "config_hash", "data", "models", "seed", "deterministic", "device", "threads",
+            "packages", "started", "ended", "status", "parent"}
+METRICS = {"step", "epoch", "split", "loss", "lr", "grad_norm", "examples_per_s", "tokens_per_s"}
+
+def test_run_folder_holds_every_file_of_the_contract(run, cfg):
+    for file in ("config.json", "manifest.json", "metrics.jsonl", "summary.json", "report.html", "checkpoints/best/model.safetensors",
+                 "checkpoints/last/model.safetensors", "checkpoints/last/config.json"):
+        assert (run/file).is_file(), file
+    assert list((run/"tensorboard").glob("events.*"))
+    assert not [p for p in run.path.rglob("*") if p.name.endswith(".tmp")]
+    digest, seed = config_hash(cfg), cfg.seed
+    assert run.path.name.split("-", 1)[1] == f"{digest[:6]}-s{seed}" and type(cfg).model_validate(run.config) == cfg
+
+def test_manifest_says_what_ran_on_what(run, cfg):
+    m = run.manifest
+    assert MANIFEST - m.keys() == set()
+    assert m["status"] == run.status == "finished" and m["started"] <= m["ended"] and m["config_hash"] == config_hash(cfg) and m["seed"] == cfg.seed
+    assert {"commit", "dirty"} == m["git"].keys() and m["threads"] == torch.get_num_threads() and "torch" in m["packages"]
+    for source in m["data"]: assert source["kind"] in ("real", "generated") and len(source["sha256"]) == 64 and source["rows"] > 0
+    for model in m["models"]: assert model["id"] and len(model["sha256"]) == 64
+
+def test_metrics_are_json_lines_with_the_fields_of_the_contract(run):
+    rows = [json.loads(line) for line in (run/"metrics.jsonl").read_text().splitlines()]
+    assert {r["split"] for r in rows} == {"train", "valid"}
+    for row in rows: assert {"step", "epoch", "split", "loss"} <= row.keys()
+    for row in rows:
+        if row["split"] == "train": assert METRICS - row.keys() == set()
+
+def test_tensorboard_shows_the_scalars_of_metrics(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(run/"tensorboard")).Reload()
+    for split in ("train", "valid"):
+        told = {r["step"]: r["loss"] for r in run.metrics() if r["split"] == split}
+        drawn = {e.step: e.value for e in events.Scalars(f"{split}/loss")}
+        assert drawn.keys() == told.keys() and all(drawn[s] == pytest.approx(told[s], rel=1e-5) for s in told)
+
+def test_summary_holds_the_test_figures_beside_the_baseline(run):
+    summary = read_json(run/"summary.json")
+    assert summary["test"]["loss"] > 0 and summary["baseline"] and summary["steps"] == run.manifest["steps"]
+    assert (run/"summary.json").stat().st_mtime_ns >= (run/"manifest.json").stat().st_mtime_ns, "summary.json is written last"
+
+def test_a_run_without_summary_is_not_finished(run, name, home):
+    "A kill may fall between the manifest's last note and the summary."
+    copy = Run(shutil.copytree(run.path, home/"runs"/name/run.path.name, symlinks=True))
+    (copy/"summary.json").unlink()
+    assert copy.status != "finished"
+    train(name, "test", resume=str(copy.path))
+    assert copy.status == "finished" and copy.summary["test"].keys() == run.summary["test"].keys() and same(weights_of(copy), weights_of(run))
+
+class Loads(HTMLParser):
+    "Collects what a page would fetch."
+    def __init__(self):
+        super().__init__()
+        self.found = []
+    def handle_starttag(self, tag, attrs):
+        if tag != "a": self.found += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster") and not v.startswith(("data:", "#"))]
+
+def test_report_loads_nothing_from_elsewhere(run):
+    page = (run/"report.html").read_text(encoding="utf-8")
+    parser = Loads()
+    parser.feed(page)
+    assert parser.found == [] and "@import" not in page.split("</style>")[0]
+    assert "<h1>" in page and run.path.name in page and "Plotly.newPlot" in page and "default-src 'none'" in page

@@ -1,0 +1,142 @@
+"The rules of the house: rooms, one-way doors, notebooks and the code that they generate."
+import ast, json, os, shutil, subprocess, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from conftest import REPO, TIMEOUT
+
+ROOMS = {"nbs", "neuralkit", "tests", "data", "runs", "settings.ini", "setup.py", "README.md", "LICENSE", "CHANGELOG.md"}
+SYSTEMS = ("temporal", "predictor", "timellm", "sgdd", "neuralflow")
+GENERATED = sorted(p for p in (REPO/"neuralkit").rglob("*.py") if p.name != "_modidx.py")
+NOTEBOOKS = sorted(p for p in (REPO/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+RUN_NOTEBOOKS = [p for p in NOTEBOOKS if p.parent == REPO/"nbs" and p.name != "index.ipynb"]
+
+
+def git(*words, cwd=REPO) -> list[str]:
+    done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
+    if done.returncode: pytest.skip(f"not a git checkout: {done.stderr.strip()}")
+    return [name for name in done.stdout.split("\0") if name]
+
+def tracked() -> list[str]:
+    "Files that git has or would take."
+    return [name for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard") if (REPO/name).is_file()]
+
+def name_of(path: Path) -> str: return str(path.relative_to(REPO))
+
+def imports(path: Path) -> set[str]:
+    "Every module that a file imports, by its absolute name; `from a import b` counts as a and as a.b."
+    package, found = path.relative_to(REPO).parent.parts, set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *filter(None, [node.module])])
+            found |= {module} | {f"{module}.{a.name}" for a in node.names}
+    return found
+
+def cells(path: Path) -> list[dict]: return json.loads(path.read_text(encoding="utf-8"))["cells"]
+def source(cell: dict) -> str: return "".join(cell["source"])
+
+
+# --- rooms
+
+def test_top_level_holds_the_eight_rooms_and_nothing_else():
+    assert {name.split("/")[0] for name in tracked() if not name.startswith(".")} <= ROOMS
+
+def test_no_tracked_file_is_large_or_holds_weights():
+    for name in tracked():
+        assert (REPO/name).stat().st_size <= 2**20, name
+        assert Path(name).suffix not in {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".npz"}, name
+
+def test_runs_and_cache_are_ignored():
+    assert git("check-ignore", "runs/sgdd/x/config.json", "data/cache/x") == ["runs/sgdd/x/config.json\ndata/cache/x\n"]
+    assert not [name for name in tracked() if name.startswith(("runs/", "data/cache/")) and not name.startswith("runs/reference/")]
+
+def test_a_requirement_holds_no_spaces():
+    "settings.ini parts requirements at spaces, so each part must begin with a package's name."
+    ini = ConfigParser(delimiters=["="], interpolation=None)
+    ini.read(REPO/"settings.ini")
+    for key, value in ini["DEFAULT"].items():
+        if key.endswith("requirements"): assert [w for w in value.split() if not w[0].isalpha()] == [], key
+
+
+# --- doors
+
+@pytest.mark.parametrize("path", GENERATED, ids=name_of)
+def test_doors_are_one_way(path):
+    room = path.relative_to(REPO/"neuralkit").parts[0]
+    forbidden = [s for s in SYSTEMS if s != room] if room in SYSTEMS else SYSTEMS if room == "core" else ()
+    assert not [m for m in imports(path) if m.startswith(tuple(f"neuralkit.{s}" for s in forbidden))]
+
+def test_imports_are_read_right(tmp_path, monkeypatch):
+    "The reader of imports itself, on every form that python has."
+    monkeypatch.setattr(sys.modules[__name__], "REPO", tmp_path)
+    path = tmp_path/"neuralkit"/"core"/"x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("import a.b\nfrom ..sgdd import data\ndef f():\n    from . import runs\n    from neuralkit.timellm.model import M\nfrom .. import predictor")
+    assert {"a.b", "neuralkit.sgdd", "neuralkit.sgdd.data", "neuralkit.core.runs", "neuralkit.timellm.model", "neuralkit.predictor"} <= imports(path)
+
+@pytest.mark.parametrize("module, unwanted", [("neuralkit.core.report", "torch transformers"), ("neuralkit.core.runs", "torch numpy plotly"),
+                                              ("neuralkit.core.config", "torch numpy"), ("neuralkit.core.papermill", "torch numpy pydantic yaml neuralkit.core.config"),
+                                              ("neuralkit", "torch numpy pydantic neuralkit.core")])
+def test_light_modules_stay_light(module, unwanted):
+    code = f"import sys, {module}; print(*[m for m in {unwanted.split()!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, cwd=REPO)
+    assert done.returncode == 0 and done.stdout.split() == [], done.stdout + done.stderr
+
+
+# --- notebooks
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_every_cell_has_an_id_of_its_own(path):
+    ids = [c.get("id") for c in cells(path)]
+    assert all(ids) and len(set(ids)) == len(ids)
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_cells_are_short(path):
+    assert [c["id"] for c in cells(path) if c["cell_type"] == "code" and len(source(c).splitlines()) > 60] == []
+
+@pytest.mark.parametrize("path", RUN_NOTEBOOKS, ids=name_of)
+def test_run_notebook_decides_nothing(path):
+    code = [c for c in cells(path) if c["cell_type"] == "code"]
+    assert len(cells(path)) <= 10
+    assert not [c["id"] for c in code if c["outputs"] or c["execution_count"] is not None], "outputs are not stripped"
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    assert not [node for c in code for node in ast.walk(ast.parse(source(c))) if isinstance(node, kinds)]
+    assert len([c for c in code if "parameters" in c["metadata"].get("tags", [])]) == 1
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent != REPO/"nbs"], ids=name_of)
+def test_prose_leads(path):
+    "A module's notebook begins with its title and explains itself as it goes."
+    kinds = [c["cell_type"] for c in cells(path)]
+    assert kinds[0] == "markdown" and source(cells(path)[0]).startswith("# ")
+    assert kinds.count("markdown") >= kinds.count("code")/4
+
+
+# --- generated code
+
+@pytest.mark.parametrize("path", GENERATED, ids=name_of)
+def test_public_definitions_say_what_they_do(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and node.end_lineno - node.lineno >= 5:
+            assert ast.get_docstring(node) or described_fields(node) or "verb" in ast.dump(ast.Module(node.decorator_list, [])), f"{path.name}: {node.name}"
+
+def described_fields(node) -> bool:
+    "A config section, whose fields describe themselves."
+    return isinstance(node, ast.ClassDef) and "description" in ast.unparse(node)
+
+def test_generated_code_is_in_step_with_the_notebooks(tmp_path):
+    copy = tmp_path/"copy"
+    for name in tracked():
+        (copy/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPO/name, copy/name)
+    as_is = {name: (copy/name).read_bytes() for name in tracked() if name.startswith(("nbs/", "neuralkit/"))}
+    python = str(Path(sys.executable).parent)
+    for command in ("nbdev_clean", "nbdev_export"):
+        done = subprocess.run([f"{python}/{command}"], cwd=copy, capture_output=True, text=True, timeout=TIMEOUT, env=os.environ | {"PYTHONPATH": str(copy)})
+        assert done.returncode == 0, done.stderr
+    now = {str(p.relative_to(copy)): p.read_bytes() for room in ("nbs", "neuralkit") for p in (copy/room).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert [name for name in as_is.keys() | now.keys() if as_is.get(name) != now.get(name)] == [], "run nbdev_clean and nbdev_export"
