@@ -178,7 +178,11 @@ def runs(parser, words):
 def reproduce(parser, words):
     from neuralkit.core.verbs import reproduce
     parser.add_argument("run", metavar="RUN")
-    return lambda args: print(json.dumps(reproduce(args.run), indent=1, ensure_ascii=False))
+    def go(args):
+        found = reproduce(args.run)
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        if not found["weights"].startswith("equal"): sys.exit(1)
+    return go
 
 @verb("bench", "measure speed: a table of ratios, each taken in one run")
 def bench(parser, words):
@@ -224,4 +228,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"neuralkit: {e}" if str(e) else "neuralkit: interrupted", file=sys.stderr)
         return 128 + getattr(e, "signal", 2)
     except BrokenPipeError: return 0
+    except OSError as e:                                     # a full disk, a folder that may not be written
+        print(f"neuralkit: {e}", file=sys.stderr)
+        return 1
     return 0

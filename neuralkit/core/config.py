@@ -47,7 +47,8 @@ def parse_value(info, word):
     kinds = typing.get_args(info.annotation) or (info.annotation,)
     if word.lower() in ("null", "none") and types.NoneType in kinds: return None
     if str in kinds or word in kinds: return word                            # text, or one of a Literal's words (YAML reads `no` as false)
-    value = yaml.safe_load(word) if word.strip() else word
+    try: value = yaml.safe_load(word) if word.strip() else word
+    except yaml.YAMLError: return word
     return value if isinstance(value, (bool, int, float, list, dict)) else word
 
 # %% ../../nbs/core/00_config.ipynb #892ca3e1
@@ -69,8 +70,8 @@ def flat(tree: dict, prefix: str = "") -> dict:
     return out
 
 # %% ../../nbs/core/00_config.ipynb #0330a05a
-def read_config_file(path, seen: tuple = ()) -> dict:
-    "The dotted settings of a YAML or JSON file, those of the files that it inherits first. Raises UserError."
+def read_config_file(path, seen: tuple = ()) -> dict[str, tuple]:
+    "Dotted name -> (value, the file that says so) of a YAML or JSON file and of those that it inherits. Raises UserError."
     path = Path(path).expanduser().resolve()
     if path in seen: raise UserError("config files inherit in a circle: " + " -> ".join(map(str, (*seen, path))))
     try: tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -79,51 +80,51 @@ def read_config_file(path, seen: tuple = ()) -> dict:
     except yaml.YAMLError as e: raise UserError(f"config file {path}: {' '.join(str(e).split())}") from None
     if not isinstance(tree, dict): raise UserError(f"config file {path} must hold `name: value` lines, it holds {type(tree).__name__}")
     parent = tree.pop("inherit", None)
+    if not isinstance(parent, str | None): raise UserError(f"config file {path}: inherit must name one file, it is {parent!r}")
     base = read_config_file(path.parent/parent, (*seen, path)) if parent else {}
-    return base | flat(tree)
+    return base | {name: (value, path) for name, value in flat(tree).items()}
 
 # %% ../../nbs/core/00_config.ipynb #7f3aee05
 def line_of(path, dotted: str) -> int | None:
-    "The line of a YAML or JSON file on which the key `dotted` stands, None where it does not."
-    node = yaml.compose(Path(path).read_text(encoding="utf-8"))
-    line = None
-    for part in dotted.split("."):
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        pair = next((p for p in pairs if p[0].value == part), None)
-        if pair is None: return None
-        line, node = pair[0].start_mark.line + 1, pair[1]
-    return line
+    "The line of a YAML or JSON file on which the key `dotted` stands, nested or written with dots; None where it does not."
+    return _line_in(yaml.compose(Path(path).read_text(encoding="utf-8")), dotted)
+
+def _line_in(node, dotted: str) -> int | None:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+        if key.value == dotted: return key.start_mark.line + 1
+        if dotted.startswith(f"{key.value}.") and (line := _line_in(value, dotted[len(key.value) + 1:])): return line
 
 # %% ../../nbs/core/00_config.ipynb #77d65af2
 def resolve(cls: type[Config], presets: dict | None = None, preset: str | None = None, file=None, overrides: dict | None = None) -> Config:
     "The whole config: defaults, then `preset`, then `file`, then `overrides` (dotted or short names). Raises UserError."
-    known, settings = names(cls), {}
+    known, settings, places = names(cls), {}, {}
     if preset is not None:
         if preset not in (presets or {}): raise UserError(f"no preset {preset!r}; there are: {', '.join(presets or {}) or 'none'}")
         settings |= flat(presets[preset].model_dump())
-    given = (read_config_file(file) if file else {}), (overrides or {})
-    for words, where in zip(given, (str(file), "")):
-        for name, word in words.items():
+    given = (read_config_file(file) if file else {}), {name: (word, None) for name, word in (overrides or {}).items()}
+    for words in given:
+        for name, (word, where) in words.items():
             if name not in known: raise UserError(_unknown(name, known, where))
-            settings[known[name]] = parse_value(fields(cls)[known[name]], word)
+            settings[known[name]], places[known[name]] = parse_value(fields(cls)[known[name]], word), (where, name)
     try: return cls.model_validate(nested(settings))
-    except ValidationError as e: raise UserError(_explain(e, file, given)) from None
+    except ValidationError as e: raise UserError(_explain(e, places)) from None
 
-def _unknown(name: str, known: dict, file: str) -> str:
+def _place(file, name: str) -> str:
+    "`file line n: `, or nothing where no file said it."
+    return f"{file} line {line_of(file, name)}: " if file else ""
+
+def _unknown(name: str, known: dict, file) -> str:
     import difflib
     near = difflib.get_close_matches(name, known, 1, 0.6)
-    line = line_of(file, name) if file else None
-    where = f"{file} line {line}: " if line else f"{file}: " if file else ""
-    return f"{where}no config field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `neuralkit config SYSTEM` lists them")
+    return f"{_place(file, name)}no config field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `neuralkit config SYSTEM` lists them")
 
-def _explain(error: ValidationError, file, given) -> str:
+def _explain(error: ValidationError, places: dict) -> str:
     "The first problems of a ValidationError, each by field, value and place."
     said = []
     for e in error.errors()[:3]:
-        name = ".".join(str(p) for p in e["loc"])
-        dotted = next((n for n in sorted(flat(given[0]) | given[1], key=len, reverse=True) if name.startswith(n)), name)
-        line = line_of(file, dotted) if file and dotted not in given[1] else None
-        said.append((f"{file} line {line}: " if line else "") + f"{name or 'config'}: {e['msg'].removeprefix('Value error, ')} (given: {e['input']!r})")
+        loc = ".".join(str(p) for p in e["loc"])
+        name = max((n for n in places if f"{loc}.".startswith(f"{n}.")), key=len, default=loc)
+        said.append(f"{_place(*places.get(name, (None, name)))}{name or 'config'}: {e['msg'].removeprefix('Value error, ')} (given: {e['input']!r})")
     return "; ".join(said)
 
 # %% ../../nbs/core/00_config.ipynb #b0a1ad65

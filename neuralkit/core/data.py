@@ -72,19 +72,21 @@ def read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
     import pyarrow, pyarrow.parquet as parquet
     if not path.is_file(): raise UserError(f"{path} is missing; a readable file was expected")
     if path.stat().st_size == 0: raise UserError(f"{path} is empty (0 bytes)")
-    try: table = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as e: raise UserError(f"{path}: not a parquet file ({str(e).splitlines()[0]})") from None
-    rows = (row for batch in table.iter_batches() for row in batch.to_pylist())
-    yield from enumerate(rows, 1)
+    try: yield from enumerate((row for batch in parquet.ParquetFile(path).iter_batches() for row in batch.to_pylist()), 1)
+    except (pyarrow.ArrowException, OSError) as e: raise UserError(f"{path}: not a whole parquet file ({str(e).splitlines()[0]})") from None
 
 # %% ../../nbs/core/02_data.ipynb #c4042665
+def _whole(rows, path: Path) -> Iterator[list[str]]:
+    try: yield from rows
+    except csv.Error as e: raise UserError(f"{path} line {rows.line_num}: {e}; is a quotation mark left open?") from None
+
 def read_table(path: Path, header: Callable[[list[str]], bool]) -> Iterator[tuple[int, dict]]:
     "Records of a .csv or .tsv; where `header` (a test of the first line's cells) is false, columns are named '0', '1', ..."
     lines = (line + "\n" for _, line in read_lines(path))
     tabs = path.suffix == ".tsv"
     rows = csv.reader(lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
     columns = None
-    for row in rows:
+    for row in _whole(rows, path):
         if columns is None:
             named = header([c.strip().lower() for c in row])
             columns = [c.strip() for c in row] if named else [str(i) for i in range(len(row))]
@@ -236,7 +238,9 @@ def read_pairs(data: str, limit: int | None = None) -> tuple[list[tuple[str, str
         first, second, label = (row.get(c) for c in columns)
         if not (isinstance(first, str) and isinstance(second, str)): raise UserError(f"{data} line {n}: text was expected in {columns[0]!r} and {columns[1]!r}")
         pair = " ".join(first.split()), " ".join(second.split())
-        if columns[2] is not None and float(label or 0) < 1: continue
+        try: alike = columns[2] is None or float(label or 0) >= 1
+        except ValueError: raise UserError(f"{data} line {n}: field {columns[2]!r} must be a number (1 is the same meaning), it is {label!r}") from None
+        if not alike: continue
         if all(pair) and pair[0] != pair[1]: pairs.append(pair)
         if limit and len(pairs) >= limit: break
     if not pairs: raise UserError(f"{data}: no pairs of the same meaning in its {rows} rows")

@@ -82,9 +82,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        "running, finished, failed, stopped; killed where the process of a running one is gone."
+        "running, finished, failed, stopped; killed where the process of a running one is gone, or went before the summary was written."
         m = self.manifest
         here = m.get("host") == socket.gethostname()
+        if m.get("status") == "finished" and not (self/"summary.json").exists(): return "killed"
         return "killed" if m.get("status") == "running" and here and not alive(m.get("pid")) else m.get("status", "?")
 
     def note(self, **facts) -> None:

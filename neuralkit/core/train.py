@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TrainingConfig', 'learning_rate', 'epoch_batches', 'Ema', 'trainable_state', 'load_trainable', 'optimizer_state',
            'load_optimizer', 'save_checkpoint', 'point', 'checkpoints', 'tidy', 'load_checkpoint', 'newest_checkpoint',
-           'weights_of', 'StopRequest', 'Stopped', 'Step', 'parameter_groups', 'shard', 'Trainer', 'due', 'averaged',
-           'mean_losses']
+           'weights_of', 'StopRequest', 'Stopped', 'Step', 'parameter_groups', 'shard', 'Updates', 'averaged',
+           'mean_losses', 'Keeper', 'Logbook', 'Trainer', 'due']
 
 # %% ../../nbs/core/05_train.ipynb #2740b742
 import json, math, os, shutil, signal, time, warnings
@@ -101,6 +101,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"optimizer.{i}.{k}": v.detach().cpu() for i, values in optimizer.state_dict()["state"].items() for k, v in values.items()}
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    "The inverse of `optimizer_state`; what is not the optimizer's is passed over."
     state = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -122,8 +123,10 @@ def save_checkpoint(run: Run, step: int, model: dict, trainer: dict, state: dict
         shutil.copy(run/"config.json", folder/"config.json")
         for path in folder.iterdir():
             with open(path, "rb") as f: os.fsync(f.fileno())
-        if final.exists(): shutil.rmtree(final)
+        aside = final.with_name(f".{final.name}.old")
+        if final.exists(): os.replace(final, aside)
         os.replace(folder, final)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -220,8 +223,8 @@ def shard(batch: dict, rank: int, world: int) -> tuple[dict, float]:
     return {k: v[mine] for k, v in batch.items()}, 1.
 
 # %% ../../nbs/core/05_train.ipynb #b6078b99
-class Trainer:
-    "Trains `model` in a run folder. State that a resumed run needs is in `state`; everything else follows from the config."
+class Updates:
+    "The updates of `model` in their order. State that a resumed run needs is in `state`; everything else follows from the config."
     def __init__(self, run: Run, system: ModuleType, cfg: Config, data: Data, model: nn.Module, accelerator):
         self.run, self.system, self.cfg, self.data, self.model, self.accelerator = run, system, cfg, data, model, accelerator
         self.training, self.main = cfg.training, accelerator.is_main_process
@@ -284,63 +287,33 @@ class Trainer:
             self.state["step"] += 1
         return norm
 
-    def fit(self, resume: tuple | None = None) -> None:
-        "Train to the end. Raises Stopped, with everything saved, when asked to stop."
-        if resume: self.restore(*resume)
-        self.clock, self.window, self.saved = time.monotonic() - self.state["seconds"], [], None
-        with StopRequest() as stop:
-            for group in self.groups() if self.state["step"] < self.total else ():
-                self.window.append(self.update(group) | {"tokens": sum(n for _, n in group), "at": time.monotonic()})
-                self.state["seconds"] = time.monotonic() - self.clock
-                end = self.state["batch"] == 0 or self.state["step"] >= self.total
-                if self.state["step"] % self.training.log_every == 0 or end: self.tell()
-                if due(self.state["step"], self.training.evaluate_every, end): self.judge()
-                if due(self.state["step"], self.training.checkpoint_every, end): self.save()
-                if self.anywhere(stop.signal is not None):
-                    self.save()
-                    raise Stopped(stop.signal or signal.SIGTERM, self.run)
-                if self.state["step"] >= self.total or 0 < self.training.patience <= self.state["worse"]: break
-        if self.state["best"] is None: self.judge()
-        self.save()
+# %% ../../nbs/core/05_train.ipynb #6de92bcf
+class averaged:
+    "Context in which the model is in evaluation mode and holds the averaged weights."
+    def __init__(self, model: nn.Module, ema: Ema | None): self.model, self.ema = model, ema
 
-    def anywhere(self, here: bool) -> bool:
-        "Is it true in any process?"
-        if self.accelerator.num_processes == 1: return here
-        return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.accelerator.device), "sum").item())
+    def swap(self) -> None:
+        if not self.ema: return
+        for name, p in self.model.named_parameters():
+            if name in self.ema.weights: p.data, self.ema.weights[name] = self.ema.weights[name].to(p.dtype), p.data.float()
 
-    def tell(self) -> None:
-        "One line for people, one for metrics.jsonl, the scalars for the trackers."
-        if not self.main or not self.window: return
-        step, names = self.state["step"], [k for k in self.window[0] if k not in ("tokens", "at")]
-        row = {k: sum(w[k] for w in self.window)/len(self.window) for k in names} | {"lr": self.window[-1]["lr"]}
-        seconds = max(1e-9, self.window[-1]["at"] - getattr(self, "told", self.clock))
-        speed = sum(w["tokens"] for w in self.window)/seconds
-        self.told, self.window = self.window[-1]["at"], []
-        epoch = self.state["epoch"] + self.state["batch"]/self.batches
-        left = self.state["seconds"]/step*(self.total - step)
-        print(f"step {step}/{self.total}  epoch {epoch:.2f}/{self.training.epochs}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-              f"{speed:,.0f} tokens/s  left {int(left//60):02d}:{int(left%60):02d}", flush=True)
-        self.run.log(step=step, epoch=round(epoch, 4), split="train", **row, tokens_per_s=speed, seconds=round(self.state["seconds"], 2))
-        self.accelerator.log({f"train/{k}": v for k, v in row.items()}, step=step)
+    def __enter__(self): self.model.eval(); self.swap()
+    def __exit__(self, *error): self.swap(); self.model.train()
 
-    def judge(self) -> None:
-        "Evaluate on the validation split with the weights that would be kept, and remember the best."
-        if self.main:
-            with averaged(self.model, self.ema):
-                row = mean_losses(self.system, self.model, self.data.valid, 2*self.training.batch_size, self.cfg.seed)
-                if self.training.evaluate_limit:
-                    row |= self.system.evaluate(self.model, self.cfg, self.data, "valid", self.training.evaluate_limit)[0]
-            print("  valid  " + "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[:6]), flush=True)     # the rest is logged
-            self.run.log(step=self.state["step"], epoch=self.state["epoch"] + self.state["batch"]/self.batches, split="valid", **row)
-            self.accelerator.log({f"valid/{k}": v for k, v in row.items()}, step=self.state["step"])
-            better = row["loss"] < (math.inf if self.state["best"] is None else self.state["best"])
-            self.state |= {"best": row["loss"], "worse": 0} if better else {"worse": self.state["worse"] + 1}
-            if better: point(self.run, "best", self.save())
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import broadcast_object_list
-            self.state = broadcast_object_list([self.state])[0]
-        self.clock = time.monotonic() - self.state["seconds"]       # evaluating is not training time
+@torch.no_grad()
+def mean_losses(system: ModuleType, model: nn.Module, split, batch_size: int, seed: int) -> dict[str, float]:
+    "Mean of every loss over a split, from sums and counts, with noise that depends on the seed alone."
+    sums, device = {}, next(model.parameters()).device
+    for start in range(0, len(split), batch_size):
+        batch = split.batch(list(range(start, min(start + batch_size, len(split)))), generator_for(seed, -1, start))
+        for name, (s, c) in system.loss(model, {k: v.to(device) for k, v in batch.items()}).items():
+            s0, c0 = sums.get(name, (0., 0.))
+            sums[name] = s0 + float(s), c0 + float(c)
+    return {name: s/max(c, 1e-9) for name, (s, c) in sums.items()}
 
+# %% ../../nbs/core/05_train.ipynb #bdd43ac4
+class Keeper(Updates):
+    "Saves and restores the state of the updates."
     def save(self) -> Path | None:
         "A checkpoint of this moment, if there is none yet."
         if not self.main: return None
@@ -365,32 +338,77 @@ class Trainer:
         torch.set_rng_state(trainer["random.cpu"])
         if "random.cuda" in trainer and self.accelerator.device.type == "cuda": torch.cuda.set_rng_state(trainer["random.cuda"])
         self.state = {k: state[k] for k in self.state}
-        if self.main: self.run.rewind(self.state["step"])
+        if not self.main: return
+        self.run.rewind(self.state["step"])
+        for path in checkpoints(self.run):                                    # newer ones could not be read
+            if int(path.name.removeprefix("step_")) > self.state["step"]: shutil.rmtree(path)
+
+# %% ../../nbs/core/05_train.ipynb #cd74fc90
+class Logbook(Keeper):
+    "Progress, and the judgement by which the best checkpoint is known."
+    def tell(self) -> None:
+        "One line for people, one for metrics.jsonl, the scalars for the trackers."
+        if not self.main or not self.window: return
+        step, names = self.state["step"], [k for k in self.window[0] if k not in ("tokens", "examples", "at")]
+        row = {k: sum(w[k] for w in self.window)/len(self.window) for k in names} | {"lr": self.window[-1]["lr"]}
+        seconds = max(1e-9, self.window[-1]["at"] - getattr(self, "told", self.clock))
+        speed, examples = (sum(w[k] for w in self.window)/seconds for k in ("tokens", "examples"))
+        self.told, self.window = self.window[-1]["at"], []
+        epoch = self.state["epoch"] + self.state["batch"]/self.batches
+        left = self.state["seconds"]/step*(self.total - step)
+        print(f"step {step}/{self.total}  epoch {epoch:.2f}/{self.training.epochs}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
+              f"{speed:,.0f} tokens/s  left {int(left//60):02d}:{int(left%60):02d}", flush=True)
+        self.run.log(step=step, epoch=round(epoch, 4), split="train", **row, examples_per_s=examples, tokens_per_s=speed, seconds=round(self.state["seconds"], 2))
+        self.accelerator.log({f"train/{k}": v for k, v in row.items()}, step=step)
+
+    def judge(self) -> None:
+        "Evaluate on the validation split with the weights that would be kept, and remember the best."
+        if self.main:
+            with averaged(self.model, self.ema):
+                row = mean_losses(self.system, self.model, self.data.valid, 2*self.training.batch_size, self.cfg.seed)
+                if self.training.evaluate_limit:
+                    row |= self.system.evaluate(self.model, self.cfg, self.data, "valid", self.training.evaluate_limit)[0]
+            print("  valid  " + "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[:6]), flush=True)     # the rest is logged
+            self.run.log(step=self.state["step"], epoch=self.state["epoch"] + self.state["batch"]/self.batches, split="valid", **row)
+            self.accelerator.log({f"valid/{k}": v for k, v in row.items()}, step=self.state["step"])
+            better = row["loss"] < (math.inf if self.state["best"] is None else self.state["best"])
+            self.state |= {"best": row["loss"], "worse": 0} if better else {"worse": self.state["worse"] + 1}
+            if better: point(self.run, "best", self.save())
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+            self.state = broadcast_object_list([self.state])[0]
+        self.clock = time.monotonic() - self.state["seconds"]       # evaluating is not training time
+
+# %% ../../nbs/core/05_train.ipynb #68d836cb
+class Trainer(Logbook):
+    "The whole loop."
+    def fit(self, resume: tuple | None = None) -> None:
+        "Train to the end. Raises Stopped, with everything saved, when asked to stop."
+        if resume: self.restore(*resume)
+        elif self.main: self.run.rewind(0)
+        self.clock, self.window, self.saved = time.monotonic() - self.state["seconds"], [], None
+        with StopRequest() as stop:
+            for group in () if self.over() else self.groups():
+                self.window.append(self.update(group) | {"tokens": sum(n for _, n in group), "examples": sum(len(next(iter(b.values()))) for b, _ in group), "at": time.monotonic()})
+                self.state["seconds"] = time.monotonic() - self.clock
+                end = self.state["batch"] == 0 or self.state["step"] >= self.total
+                if self.state["step"] % self.training.log_every == 0 or end: self.tell()
+                if due(self.state["step"], self.training.evaluate_every, end): self.judge()
+                if due(self.state["step"], self.training.checkpoint_every, end): self.save()
+                if self.anywhere(stop.signal is not None):
+                    self.save()
+                    raise Stopped(stop.signal or signal.SIGTERM, self.run)
+                if self.over(): break
+        if self.state["best"] is None: self.judge()
+        self.save()
+
+    def over(self) -> bool: return self.state["step"] >= self.total or 0 < self.training.patience <= self.state["worse"]
+
+    def anywhere(self, here: bool) -> bool:
+        "Is it true in any process?"
+        if self.accelerator.num_processes == 1: return here
+        return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.accelerator.device), "sum").item())
 
 def due(step: int, every: int, end: bool) -> bool:
     "Is it time? Every `every` updates, or at the end of an epoch where that is 0."
     return end if every == 0 else step % every == 0
-
-# %% ../../nbs/core/05_train.ipynb #6de92bcf
-class averaged:
-    "Context in which the model is in evaluation mode and holds the averaged weights."
-    def __init__(self, model: nn.Module, ema: Ema | None): self.model, self.ema = model, ema
-
-    def swap(self) -> None:
-        if not self.ema: return
-        for name, p in self.model.named_parameters():
-            if name in self.ema.weights: p.data, self.ema.weights[name] = self.ema.weights[name].to(p.dtype), p.data.float()
-
-    def __enter__(self): self.model.eval(); self.swap()
-    def __exit__(self, *error): self.swap(); self.model.train()
-
-@torch.no_grad()
-def mean_losses(system: ModuleType, model: nn.Module, split, batch_size: int, seed: int) -> dict[str, float]:
-    "Mean of every loss over a split, from sums and counts, with noise that depends on the seed alone."
-    sums, device = {}, next(model.parameters()).device
-    for start in range(0, len(split), batch_size):
-        batch = split.batch(list(range(start, min(start + batch_size, len(split)))), generator_for(seed, -1, start))
-        for name, (s, c) in system.loss(model, {k: v.to(device) for k, v in batch.items()}).items():
-            s0, c0 = sums.get(name, (0., 0.))
-            sums[name] = s0 + float(s), c0 + float(c)
-    return {name: s/max(c, 1e-9) for name, (s, c) in sums.items()}

@@ -29,14 +29,15 @@ def config_of(system: str, preset: str | None = None, config: str | None = None,
 
 def config_of_run(run: Run, **overrides) -> Config:
     "The configuration of a run, with some fields set anew. Raises UserError."
-    return resolve(load_system(run.system).Config, overrides=flat(run.config) | {names(load_system(run.system).Config).get(k, k): v for k, v in overrides.items()})
+    return resolve(load_system(run.system).Config, overrides=flat(run.config) | {names(load_system(run.system).Config).get(k, k): v for k, v in overrides.items() if v is not None})
 
 # %% ../../nbs/core/08_verbs.ipynb #657c1133
 def train(system: str, preset: str | None = None, config: str | None = None, resume: str | None = None, init_from: str | None = None,
           num_processes: int = 1, **overrides) -> Run:
     """Train a system and return its run folder, report included. Raises UserError for what the user can mend, Stopped when interrupted.
     `resume` is a run, `auto` or None; `init_from` a run whose weights to start from; `num_processes` GPUs when called from a notebook."""
-    cfg = config_of(system, preset, config, **overrides)
+    own = resume not in (None, "auto") and preset in (None, "default") and config is None     # a run that goes on brings its config along
+    cfg = config_of_run(open_run(resume), **overrides) if own else config_of(system, preset, config, **overrides)
     if num_processes > 1:
         from accelerate import notebook_launcher
         before = set(p.path for p in find_runs(system))
@@ -83,11 +84,13 @@ def agreed(accelerator, decide) -> Run | None:
 def start_accelerator(training):
     "Devices, precision and trackers. Raises UserError where the precision is not to be had."
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import is_bf16_available
     if training.threads: torch.set_num_threads(training.threads)
     cpu = training.device == "cpu" or not torch.cuda.is_available()
     if training.mixed_precision == "fp16" and cpu: raise UserError("training.mixed_precision: fp16 needs a GPU; on this machine choose no or bf16")
     if training.mixed_precision == "bf16" and not is_bf16_available(): raise UserError("training.mixed_precision: this device has no bf16; choose no or fp16")
+    AcceleratorState._reset_state()                                  # a notebook may train again with another precision
     return Accelerator(cpu=training.device == "cpu", mixed_precision=training.mixed_precision)
 
 def shared_run(system: str, cfg: Config, run: Run | None, parent: Run | None, data: Data, model: nn.Module, accelerator) -> Run:
@@ -179,9 +182,10 @@ def predict(run, inputs: list, checkpoint: str = "best", **overrides) -> list[di
 def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = True, sweep_limit: int = 48, checkpoint: str = "best", grid: dict | None = None, **overrides) -> Run:
     """All metrics of a run on a split, beside the baseline, samples, and the sweep over sampling choices (always on the validation split, so that nothing
     is chosen on the test). Writes evaluation.json and the report. Raises UserError."""
+    if split not in ("train", "valid", "test"): raise UserError(f"no split {split!r}; there are train, valid and test")
+    if limit is not None and limit < 1: raise UserError(f"limit must be at least 1, it is {limit}")
     run, module, cfg, fitted, model = load_run(run, checkpoint, **overrides)
     claim_notebook(run/"evaluate.ipynb")
-    if split not in ("train", "valid", "test"): raise UserError(f"no split {split!r}; there are train, valid and test")
     data = module.data(cfg, fitted)
     losses = mean_losses(module, model, getattr(data, split), 2*cfg.training.batch_size, cfg.seed)
     found, samples = module.evaluate(model, cfg, data, split, limit)
@@ -199,7 +203,8 @@ def validate(system: str, preset: str | None = None, config: str | None = None, 
     facts, sections = module.validate(cfg)
     stem = "".join(c if c.isalnum() else "-" for c in Path(cfg.data).stem or cfg.data).strip("-")
     folder = Path(out).expanduser() if out else runs_root()/system/f"validation-{stem}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError: raise UserError(f"--out {folder} is a file; a folder was expected") from None
     claim_notebook(folder/"validate.ipynb")
     return write_report(folder/"validation_report.html", f"{system} · validation of {cfg.data}", module.ABOUT, facts, sections)
 

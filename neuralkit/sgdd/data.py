@@ -171,6 +171,8 @@ def load_data(data: str, phase: str, encoder_name: str, cfg: TextConfig, semanti
     "Splits with vectors, vocabulary and standardisation; `fitted` (of the run to start from) is used instead of fitting anew. Raises UserError."
     pairs, sides, source = READERS[phase](data, cfg, seed)
     encoder = encoder_for(encoder_name)
+    if fitted and len(fitted["mean"]) != encoder.width:
+        raise UserError(f"encoder {encoder_name!r} makes vectors of width {encoder.width}, the run to start from has {len(fitted['mean'])}; take that run's encoder")
     training_texts = [t for i in sides["train"] for t in set(pairs[i])]
     pieces = Pieces(fitted["pieces"]) if fitted else fit_pieces(encoder, training_texts, cfg.vocabulary)
     splits = {}

@@ -69,7 +69,7 @@ def validate(cfg) -> tuple[dict, list[Section]]:
         Section("Words", "The commonest words and the commonest beginnings: templates and boilerplate show here.", table=[{"word": w, "times": n} for w, n in words.most_common(12)]),
         Section("Beginnings", table=[{"first words": w, "times": n} for w, n in opening.most_common(12)]),
         Section("Samples", samples=samples)]
-    if cfg.phase == "paraphrase": sections.insert(1, copy_section(split["test"]))
+    if cfg.phase == "paraphrase" and split["test"]: sections.insert(1, copy_section(split["test"]))
     return facts, sections
 
 def copy_section(pairs: list[tuple[str, str]]) -> Section:

@@ -88,7 +88,7 @@ def hidden_cross_entropy(model: SGDDModel, batch: dict) -> dict[str, Tensor]:
     ids, real, lengths = batch["ids"], batch["real"], batch["real"].sum(1)
     noised, hidden, rate = model.process.q_sample(ids, batch["time"], batch["scores"], real)
     recalled = model.recall(batch["vectors"], batch["mask"], (lengths - 1).clamp(min=1), batch["keep"])
-    logits = model.decoder.table.logits(model(noised, real, rate, recalled)[hidden])
+    logits = model.decoder.table.logits(model(noised, real, rate, recalled, hidden))
     ce = torch.zeros(ids.shape, device=ids.device).masked_scatter(hidden, F.cross_entropy(logits.float(), ids[hidden], reduction="none"))
     length = torch.zeros(len(ids), device=ids.device)
     if model.length is not None: length = F.cross_entropy(model.length_logits(batch["vectors"], batch["mask"]).float(), lengths - 1, reduction="none")
