@@ -36,14 +36,20 @@ def content_hash(rows: Iterable) -> str:
 
 # %% ../../nbs/core/02_data.ipynb #c1279e31
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    "Numbered lines of a UTF-8 text file. Raises UserError for a missing, empty or binary file."
+    "Numbered lines of a UTF-8 text file; few broken letters become U+FFFD, with a warning. Raises UserError for a missing, empty or binary file."
     if not path.is_file(): raise UserError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a readable file was expected")
     if path.stat().st_size == 0: raise UserError(f"{path} is empty (0 bytes)")
+    mended = 0
     with open(path, "rb") as f:
         for n, line in enumerate(f, 1):
             if b"\0" in line: raise UserError(f"{path} line {n}: not text but binary data (a zero byte)")
-            try: yield n, line.decode("utf-8-sig" if n == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as e: raise UserError(f"{path} line {n}: not UTF-8 text ({e.reason} at byte {e.start + 1}); save it as UTF-8") from None
+            try: text = line.decode("utf-8-sig" if n == 1 else "utf-8")
+            except UnicodeDecodeError as e:
+                text, mended = line.decode("utf-8", "replace"), mended + 1
+                if text.count("\ufffd") > 1 + len(text)//20 or mended > 1 + n//5:
+                    raise UserError(f"{path} line {n}: not UTF-8 text ({e.reason} at byte {e.start + 1}); save it as UTF-8") from None
+            yield n, text.rstrip("\r\n")
+    if mended: warnings.warn(f"{path}: {mended} lines hold bytes that are not UTF-8; each was replaced by U+FFFD")
 
 # %% ../../nbs/core/02_data.ipynb #e458c5c5
 def read_txt(path: Path) -> Iterator[tuple[int, dict]]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TrainingConfig', 'learning_rate', 'epoch_batches', 'Ema', 'trainable_state', 'load_trainable', 'optimizer_state',
            'load_optimizer', 'save_checkpoint', 'point', 'checkpoints', 'tidy', 'load_checkpoint', 'newest_checkpoint',
-           'weights_of', 'StopRequest', 'Stopped', 'Step', 'parameter_groups', 'shard', 'Updates', 'averaged',
-           'mean_losses', 'Keeper', 'Logbook', 'Trainer', 'due']
+           'weights_of', 'StopRequest', 'Stopped', 'Step', 'parameter_groups', 'shard', 'Updates', 'Learner',
+           'averaged', 'mean_losses', 'Keeper', 'Logbook', 'Trainer', 'due']
 
 # %% ../../nbs/core/05_train.ipynb #2740b742
 import json, math, os, shutil, signal, time, warnings
@@ -224,7 +224,7 @@ def shard(batch: dict, rank: int, world: int) -> tuple[dict, float]:
 
 # %% ../../nbs/core/05_train.ipynb #b6078b99
 class Updates:
-    "The updates of `model` in their order. State that a resumed run needs is in `state`; everything else follows from the config."
+    "The batches of all updates of `model` in their order. State that a resumed run needs is in `state`; everything else follows from the config."
     def __init__(self, run: Run, system: ModuleType, cfg: Config, data: Data, model: nn.Module, accelerator):
         self.run, self.system, self.cfg, self.data, self.model, self.accelerator = run, system, cfg, data, model, accelerator
         self.training, self.main = cfg.training, accelerator.is_main_process
@@ -258,6 +258,9 @@ class Updates:
         lengths = self.data.train.lengths
         return len(indices) if lengths is None else sum(lengths[i] for i in indices)
 
+# %% ../../nbs/core/05_train.ipynb #8096e17b
+class Learner(Updates):
+    "Makes the updates."
     def update(self, group: list[tuple[dict, int]]) -> dict[str, float]:
         "One update from the batches of `group`; returns the mean losses, the learning rate and the gradient's norm."
         a, sums, rate = self.accelerator, {}, learning_rate(self.state["step"], self.total, self.training)
@@ -312,7 +315,7 @@ def mean_losses(system: ModuleType, model: nn.Module, split, batch_size: int, se
     return {name: s/max(c, 1e-9) for name, (s, c) in sums.items()}
 
 # %% ../../nbs/core/05_train.ipynb #bdd43ac4
-class Keeper(Updates):
+class Keeper(Learner):
     "Saves and restores the state of the updates."
     def save(self) -> Path | None:
         "A checkpoint of this moment, if there is none yet."

@@ -104,6 +104,7 @@ def guidance_at(cfg: SamplingConfig, step: int) -> float:
     if step <= cfg.guidance_start*cfg.steps: return 0.
     return cfg.guidance*(step/cfg.steps if cfg.guidance_ramp else 1)
 
+# %% ../../nbs/sgdd/03_sampling.ipynb #2394114e
 def first_rows(recalled: dict, n: int) -> dict:
     "Only what is recalled of the first n rows: those with their meaning."
     return {k: [(a[:n], b[:n]) for a, b in v] if k == "pairs" else v[:n] for k, v in recalled.items()}
@@ -145,6 +146,7 @@ def likeliest(scores: Tensor, block: int = 64) -> Tensor:
     at = blocks.amax(-1).argmax(-1)
     return at*block + blocks[torch.arange(len(scores)), at].argmax(-1)
 
+# %% ../../nbs/sgdd/03_sampling.ipynb #cea1faaa
 def reveal(ids: Tensor, hidden: Tensor, chosen: Tensor, sure: Tensor, settle: Tensor) -> Tensor:
     "Write the `settle` (batch,) surest of each row's hidden positions into ids."
     guess, score = ids.clone(), torch.full(ids.shape, -torch.inf, device=ids.device)
