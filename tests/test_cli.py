@@ -21,7 +21,7 @@ BAD_DATA = {
     "empty file":             ("notes.txt", b"", [], ["notes.txt", "empty"]),
     "only spaces":            ("notes.txt", b"   \n \t \n\n", [], ["notes.txt", "no text"]),
     "binary":                 ("notes.txt", b"fine\n\0\1\2\xff", [], ["notes.txt line 2", "binary"]),
-    "not UTF-8":              ("notes.txt", b"fine\ncaf\xe9 au lait\n", [], ["notes.txt line 2", "UTF-8"]),
+    "not UTF-8":              ("notes.txt", "fine\ncafé déjà vu\n".encode("latin-1"), [], ["notes.txt line 2", "UTF-8"]),
     "unknown ending":         ("notes.pdf", b"%PDF", [], ["notes.pdf", ".jsonl"]),
     "broken JSON":            ("notes.jsonl", b'{"text": "one two"}\n{"text": "thr\n', [], ["notes.jsonl line 2", "JSON"]),
     "JSON list":              ("notes.jsonl", b'{"text": "one two"}\n["a"]\n', [], ["notes.jsonl line 2", "object"]),
