@@ -179,7 +179,7 @@ def predict(run, inputs: list, checkpoint: str = "best", **overrides) -> list[di
     _, module, cfg, fitted, model = load_run(run, checkpoint, **overrides)
     return module.predict(model, cfg, fitted, inputs)
 
-def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = True, sweep_limit: int = 48, checkpoint: str = "best", grid: dict | None = None, **overrides) -> Run:
+def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = True, sweep_limit: int = 32, checkpoint: str = "best", grid: dict | None = None, **overrides) -> Run:
     """All metrics of a run on a split, beside the baseline, samples, and the sweep over sampling choices (always on the validation split, so that nothing
     is chosen on the test). Writes evaluation.json and the report. Raises UserError."""
     if split not in ("train", "valid", "test"): raise UserError(f"no split {split!r}; there are train, valid and test")
