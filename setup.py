@@ -8,7 +8,7 @@ here = Path(__file__).parent
 ini = ConfigParser(delimiters=["="], interpolation=None)
 ini.read(here/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("offline", "tracking", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("offline", "tracking", "export", "bench", "dev")}
 
 setup(
     name=cfg["lib_name"],
@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["neuralkit", "neuralkit.*"]),
-    include_package_data=True,
+    package_data={"neuralkit": ["*/shapes/*.json"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={

@@ -141,7 +141,7 @@ def test_resume_of_a_finished_run_does_nothing(trained, neuralkit, shared_home, 
 
 def test_kill_after_early_stopping_changes_nothing(home, neuralkit):
     "The run had stopped by itself; only its summary is missing."
-    words = ["train", "sgdd", "--preset", "test", "--epochs", 9, "--learning_rate", 1e-9, "--patience", 1, "--evaluate_limit", 0, "--test_limit", 2]
+    words = ["train", "sgdd", "--preset", "test", "--epochs", 9, "--learning_rate", 1e-9, "--early_stopping_patience", 1, "--evaluate_limit", 0, "--test_limit", 2]
     assert neuralkit(*words).status == 0
     run = only_run(home)
     steps, before = run.summary["steps"], weights(run)

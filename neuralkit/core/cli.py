@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'USAGE', 'add_fields', 'Parser', 'verb', 'settings', 'config_arguments', 'print_table', 'systems', 'config',
-           'describe', 'data', 'validate', 'train', 'leading', 'run_and_fields', 'overrides', 'evaluate', 'predict',
-           'report', 'runs', 'reproduce', 'bench', 'system_argument', 'overview', 'run', 'main']
+           'describe', 'data', 'prepare_records', 'seconds', 'validate', 'train', 'leading', 'run_and_fields',
+           'overrides', 'evaluate', 'predict', 'predict_texts', 'predict_series', 'export', 'report', 'runs',
+           'reproduce', 'bench', 'system_argument', 'overview', 'run', 'main']
 
 # %% ../../nbs/core/09_cli.ipynb #0464a590
-import argparse, json, sys, warnings
+import argparse, inspect, json, sys, warnings
 
 from .config import UserError, fields, names, to_yaml
 from .system import SYSTEMS, load_system
@@ -81,11 +82,33 @@ def describe(parser, words):
     config_arguments(parser, system_argument(parser, words))
     return lambda args: print_table(describe(args.system, **settings(args)))
 
-@verb("data", "read, split and cache a data set, and say what came of it")
+@verb("data", "read, split and cache a data set, and say what came of it; `data prepare` turns raw records into one")
 def data(parser, words):
     from neuralkit.core.verbs import prepare
+    if words[:1] == ["prepare"]: return prepare_records(parser, words[1:])
     config_arguments(parser, system_argument(parser, words))
     return lambda args: print_table(prepare(args.system, **settings(args)))
+
+def prepare_records(parser, words):
+    parser.add_argument("prepare", choices=["prepare"])
+    system = system_argument(parser, words)
+    make = getattr(load_system(system), "prepare", None)
+    if make is None:
+        config_arguments(parser, system)
+        from neuralkit.core.verbs import prepare
+        return lambda args: print_table(prepare(args.system, **settings(args)))
+    parser.add_argument("--trace", metavar="FILE", help="records or rates with a time column: .csv or .parquet (default: a generated trace)")
+    parser.add_argument("--step", type=seconds, default=60., help="seconds a step (default: 60)")
+    parser.add_argument("--out", metavar="FILE", help="the dense series: .parquet or .csv (default: beside the other data, under data/cache)")
+    parser.add_argument("--days", type=float, default=14., help="days of the generated trace (default: 14)")
+    return lambda args: print_table(make(args.trace, args.step, args.out, args.days))
+
+def seconds(word: str) -> float:
+    "60, 60s or 1m as seconds."
+    try: number, unit = (float(word[:-1]), word[-1]) if word[-1:] in "smh" and word[-1:] else (float(word), "s")
+    except ValueError: raise UserError(f"--step must be seconds, such as 60, 60s or 1m; it is {word!r}") from None
+    if not 0 < number < float("inf"): raise UserError(f"--step must be more than 0 seconds, it is {word!r}")
+    return number*{"s": 1, "m": 60, "h": 3600}[unit]
 
 @verb("validate", "look at a data set before training: validation_report.html")
 def validate(parser, words):
@@ -132,12 +155,20 @@ def evaluate(parser, words):
     def go(args):
         run = evaluate(args.run, args.split, args.limit, not args.no_sweep, checkpoint=args.checkpoint, **overrides(args))
         found = json.loads((run/"evaluation.json").read_text(encoding="utf-8"))
-        print_table([{"metric": k, args.split: v, "baseline": found["baseline"].get(k)} for k, v in found["metrics"].items()])
+        from neuralkit.core.report import side_by_side
+        columns = side_by_side({args.split: found["metrics"], "baseline": found["baseline"]})
+        print_table([{"metric": k} | {name: column.get(k) for name, column in columns.items()} for k, v in found["metrics"].items() if not isinstance(v, dict)])
         print(run/"report.html")
     return go
 
-@verb("predict", "let a trained run answer: one JSON object a text")
+@verb("predict", "let a trained run answer: a JSON object a text, or a forecast and its plot")
 def predict(parser, words):
+    from neuralkit.core.runs import open_run
+    named = leading(parser, words, "RUN")
+    takes = load_system(open_run(named).system).TAKES if named else "texts"
+    return (predict_texts if takes == "texts" else predict_series)(parser, words)
+
+def predict_texts(parser, words):
     from neuralkit.core.verbs import predict
     parser.add_argument("--text", action="append", default=[], help="a text; may be given several times")
     parser.add_argument("--file", help="a file of texts: .txt, .jsonl, .csv, .tsv or .parquet")
@@ -148,6 +179,29 @@ def predict(parser, words):
         if not texts: raise UserError("predict: give --text or --file")
         for row in predict(args.run, texts, args.checkpoint, **overrides(args)): print(json.dumps(row, ensure_ascii=False))
     return go
+
+def predict_series(parser, words):
+    from neuralkit.core.verbs import keep_prediction, predict
+    parser.add_argument("--trace", "--data", dest="trace", required=True, metavar="FILE", help="a series up to now: what `train` takes as data")
+    parser.add_argument("--format", choices=["json", "csv"], default="json", help="of the table that is written (default: json)")
+    parser.add_argument("--out", metavar="FOLDER", help="where table and plot go (default: RUN/predictions/<name>)")
+    run_and_fields(parser, words)
+    def go(args):
+        from pathlib import Path
+        rows = predict(args.run, [args.trace], args.checkpoint, **overrides(args))
+        path = keep_prediction(args.run, rows, Path(args.trace).stem, args.format, args.out)
+        print_table([{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in rows])
+        print(path)
+    return go
+
+@verb("export", "write a run's model as a file for deployment, checked equal on load")
+def export(parser, words):
+    from neuralkit.core.verbs import FORMATS, export
+    parser.add_argument("run", metavar="RUN", help="a run folder, its name, `last` or `<system>/last`")
+    parser.add_argument("--format", default="torchscript", help=f"{' or '.join(FORMATS)} (default: torchscript)")
+    parser.add_argument("--out", metavar="FILE", help="where it goes (default: RUN/export/model.pt or .onnx)")
+    parser.add_argument("--checkpoint", default="best", help="best, last or step_<n> (default: best)")
+    return lambda args: print(export(args.run, args.format, args.out, args.checkpoint))
 
 # %% ../../nbs/core/09_cli.ipynb #e2152fcb
 @verb("report", "write RUN/report.html anew from the run folder")
@@ -162,7 +216,7 @@ def runs(parser, words):
     parser.add_argument("runs", metavar="RUN", nargs="*", help="those to compare (default: all)")
     parser.add_argument("--system", choices=list(SYSTEMS), help="only this system's")
     parser.add_argument("--keep", metavar="NAME", help="write the small JSON of the one RUN named to runs/reference/<system>-NAME.json")
-    parser.add_argument("--metrics", default="loss,nelbo,bleu,exact_match", help="test figures to show, by comma; `all` for every one")
+    parser.add_argument("--metrics", default="loss,mse,mae,mase,nelbo,bleu,exact_match", help="test figures to show, by comma; `all` for every one")
     def go(args):
         if args.keep and len(args.runs) != 1: raise UserError("--keep takes exactly one RUN")
         if args.keep: return print(keep_reference(open_run(args.runs[0]), args.keep))
@@ -188,8 +242,11 @@ def reproduce(parser, words):
 def bench(parser, words):
     system = system_argument(parser, words)
     parser.add_argument("--quality", action="store_true", help="also what is measured by training something small")
+    if "data" in inspect.signature(load_system(system).bench).parameters:
+        parser.add_argument("--data", metavar="FILE", nargs="+", default=[], help="data sets of the quality table (default: the embedded one)")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does it run?")
-    return lambda args: print_table(load_system(system).bench(quality=args.quality, quick=args.quick))
+    more = lambda args: {"data": args.data} if hasattr(args, "data") else {}
+    return lambda args: print_table(load_system(system).bench(quality=args.quality, quick=args.quick, **more(args)))
 
 # %% ../../nbs/core/09_cli.ipynb #0e5a57d7
 def system_argument(parser: argparse.ArgumentParser, words: list[str]) -> str:

@@ -97,7 +97,7 @@ def _line_in(node, dotted: str) -> int | None:
 # %% ../../nbs/core/00_config.ipynb #77d65af2
 def resolve(cls: type[Config], presets: dict | None = None, preset: str | None = None, file=None, overrides: dict | None = None) -> Config:
     "The whole config: defaults, then `preset`, then `file`, then `overrides` (dotted or short names). Raises UserError."
-    known, settings, places = names(cls), {}, {}
+    known, settings, places = names(cls), flat(cls().model_dump()), {}      # a section's own defaults may differ from its class's
     if preset is not None:
         if preset not in (presets or {}): raise UserError(f"no preset {preset!r}; there are: {', '.join(presets or {}) or 'none'}")
         settings |= flat(presets[preset].model_dump())

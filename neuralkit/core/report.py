@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'TEMPLATE', 'STYLE', 'PAGE', 'curve', 'bars', 'histogram', 'heatmap', 'Section', 'format_value', 'compare',
-           'render', 'write_report', 'read_json', 'read_metrics', 'result_sections', 'training_sections',
-           'sample_sections', 'origin_sections', 'run_sections', 'run_notices', 'run_facts', 'run_report']
+           'render', 'write_report', 'read_json', 'read_metrics', 'side_by_side', 'result_sections',
+           'training_sections', 'sample_sections', 'origin_sections', 'run_sections', 'run_notices', 'run_facts',
+           'run_report']
 
 # %% ../../nbs/core/07_report.ipynb #e433ea65
 import json
@@ -337,10 +338,15 @@ def _flat(values: Mapping, prefix: str = "") -> dict:
     return {n: w for k, v in pairs for n, w in (_flat(v, k + ".") if isinstance(v, Mapping) and v else {k: v}).items()}
 
 # %% ../../nbs/core/07_report.ipynb #c926282a
+def side_by_side(found: Mapping) -> dict:
+    "The metrics of a summary or evaluation by the name of their column: a baseline that holds several is taken apart."
+    several = lambda v: isinstance(v, Mapping) and v and all(isinstance(w, Mapping) for w in v.values())
+    return {n: w for name, v in found.items() for n, w in (v.items() if several(v) else [(name, v)])}
+
 def result_sections(run: Path) -> list[Section]:
     "The final metrics of a run folder, a column each for its splits and its baseline."
     summary = read_json(run/"summary.json") or {}
-    columns = {name: _flat(v) for name, v in summary.items() if isinstance(v, Mapping)}
+    columns = {name: _flat(v) for name, v in side_by_side(summary).items() if isinstance(v, Mapping)}
     plain = [{"": k, "value": v} for k, v in summary.items() if not isinstance(v, Mapping)]
     metrics = dict.fromkeys(m for column in columns.values() for m in column)
     table = [{"metric": m} | {name: column.get(m) for name, column in columns.items()} for m in metrics]
@@ -370,8 +376,8 @@ def training_sections(run: Path) -> list[Section]:
 
 # %% ../../nbs/core/07_report.ipynb #abafe53e
 def sample_sections(run: Path, most: int = 30) -> list[Section]:
-    "The first `most` of a run's sample texts."
-    samples = read_json(run/"samples.json") or []
+    "The first `most` of a run's sample texts; samples that are series are the system's to draw."
+    samples = [s for s in read_json(run/"samples.json") or [] if not any(isinstance(v, list) for v in s.values())]
     text = f"The first {most} of {len(samples)}." if len(samples) > most else ""
     return [Section("Samples", text, samples=samples[:most])] if samples else []
 

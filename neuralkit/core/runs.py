@@ -49,7 +49,7 @@ def git_state() -> dict:
     except (OSError, subprocess.TimeoutExpired): return {"commit": None, "dirty": None}
     return {"commit": commit.stdout.strip() or None, "dirty": bool(status.stdout.strip()) if commit.returncode == 0 else None}
 
-PACKAGES = ("neuralkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors", "numpy", "sacrebleu")
+PACKAGES = ("neuralkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors", "numpy", "polars", "sacrebleu")
 
 def versions() -> dict[str, str]:
     "Python and the packages on which a result may depend."

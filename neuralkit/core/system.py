@@ -19,7 +19,7 @@ from .config import UserError
 from .data import Source
 
 # %% ../../nbs/core/04_system.ipynb #ee04fc1d
-SYSTEMS = {"sgdd": "neuralkit.sgdd.system"}
+SYSTEMS = {"sgdd": "neuralkit.sgdd.system", "predictor": "neuralkit.predictor.system"}
 
 def load_system(name: str) -> ModuleType:
     "The module of a system. Raises UserError."
@@ -27,7 +27,7 @@ def load_system(name: str) -> ModuleType:
     return importlib.import_module(SYSTEMS[name])
 
 # %% ../../nbs/core/04_system.ipynb #45ec354e
-FACE = ("ABOUT", "Config", "PRESETS", "data", "outline", "build", "loss", "evaluate", "baseline", "predict", "validate", "sweep", "figures", "bench")
+FACE = ("ABOUT", "TAKES", "Config", "PRESETS", "data", "outline", "build", "loss", "evaluate", "baseline", "predict", "validate", "sweep", "figures", "bench")
 
 # %% ../../nbs/core/04_system.ipynb #833197a1
 class Split(Protocol):

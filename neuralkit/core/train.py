@@ -41,15 +41,18 @@ class TrainingConfig(Config):
     max_steps: int | None = Field(None, ge=1, description="end after this many updates")
     evaluate_every: int = Field(0, ge=0, description="updates between evaluations; 0 is once an epoch")
     evaluate_limit: int = Field(32, ge=0, description="validation examples for which an evaluation also generates; 0 is none")
-    test_limit: int = Field(256, ge=1, description="test examples of the final evaluation")
+    test_limit: int | None = Field(256, ge=1, description="test examples of the final evaluation; null is all")
     checkpoint_every: int = Field(0, ge=0, description="updates between checkpoints; 0 is once an epoch")
     keep: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
-    patience: int = Field(0, ge=0, description="evaluations without a better loss before stopping; 0 is never")
+    early_stopping_patience: int = Field(0, ge=0, description="evaluations without a better loss before stopping; 0 is never")
     mixed_precision: Literal["no", "bf16", "fp16"] = Field("no", description="autocast of the forward pass")
     log_every: int = Field(20, ge=1, description="updates between progress lines")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU where there is one")
     threads: int | None = Field(None, ge=1, description="CPU threads; null is as many as torch finds")
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(("tensorboard",), description="where scalars go beside metrics.jsonl")
+    use_wandb: bool = Field(False, description="scalars also go to Weights & Biases, beside metrics.jsonl and tensorboard")
+    wandb_project: str = Field("neuralkit", description="its project")
+    wandb_entity: str | None = Field(None, description="its user or team; null is the default one")
+    wandb_run_name: str | None = Field(None, description="its name for the run; null is the run folder's")
 
 # %% ../../nbs/core/05_train.ipynb #463ecf37
 def learning_rate(step: int, total: int, cfg: TrainingConfig) -> float:
@@ -356,11 +359,12 @@ class Logbook(Keeper):
         row = {k: sum(w[k] for w in self.window)/len(self.window) for k in names} | {"lr": self.window[-1]["lr"]}
         seconds = max(1e-9, self.window[-1]["at"] - getattr(self, "told", self.clock))
         speed, examples = (sum(w[k] for w in self.window)/seconds for k in ("tokens", "examples"))
+        unit = "examples" if self.data.train.lengths is None else "tokens"
         self.told, self.window = self.window[-1]["at"], []
         epoch = self.state["epoch"] + self.state["batch"]/self.batches
         left = self.state["seconds"]/step*(self.total - step)
         print(f"step {step}/{self.total}  epoch {epoch:.2f}/{self.training.epochs}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-              f"{speed:,.0f} tokens/s  left {int(left//60):02d}:{int(left%60):02d}", flush=True)
+              f"{speed:,.0f} {unit}/s  left {int(left//60):02d}:{int(left%60):02d}", flush=True)
         self.run.log(step=step, epoch=round(epoch, 4), split="train", **row, examples_per_s=examples, tokens_per_s=speed, seconds=round(self.state["seconds"], 2))
         self.accelerator.log({f"train/{k}": v for k, v in row.items()}, step=step)
 
@@ -387,6 +391,7 @@ class Trainer(Logbook):
     "The whole loop."
     def fit(self, resume: tuple | None = None) -> None:
         "Train to the end. Raises Stopped, with everything saved, when asked to stop."
+        if self.solved(): return
         if resume: self.restore(*resume)
         elif self.main: self.run.rewind(0)
         self.clock, self.window, self.saved = time.monotonic() - self.state["seconds"], [], None
@@ -405,7 +410,26 @@ class Trainer(Logbook):
         if self.state["best"] is None: self.judge()
         self.save()
 
-    def over(self) -> bool: return self.state["step"] >= self.total or 0 < self.training.patience <= self.state["worse"]
+    def solved(self) -> bool:
+        "Fit in closed form, as one step, where the system has such a way and the config asks for it."
+        begun = time.monotonic()
+        found = getattr(self.system, "solve", lambda *given: None)(self.model, self.cfg, self.data)
+        if found is None: return False
+        if self.main: self.run.rewind(0)
+        self.total, self.saved, seconds = 1, None, time.monotonic() - begun
+        self.state |= {"step": 1, "epoch": self.training.epochs, "seconds": seconds}
+        if self.ema: self.ema = Ema(self.model, self.training.ema)
+        losses = mean_losses(self.system, self.model, self.data.train, 2*self.training.batch_size, self.cfg.seed)
+        print(f"solved in {seconds:.2f} s  loss {losses['loss']:.4f}  " + "  ".join(f"{k} {v:.4g}" for k, v in found.items() if isinstance(v, float)), flush=True)
+        speed = len(self.data.train)/max(seconds, 1e-9)
+        if self.main: self.run.log(step=1, epoch=self.training.epochs, split="train", **losses, lr=0., grad_norm=0., examples_per_s=speed, tokens_per_s=speed, seconds=round(seconds, 3))
+        self.accelerator.log({f"train/{k}": v for k, v in losses.items()}, step=1)
+        if self.main: self.run.note(solved=found)
+        self.judge()
+        self.save()
+        return True
+
+    def over(self) -> bool: return self.state["step"] >= self.total or 0 < self.training.early_stopping_patience <= self.state["worse"]
 
     def anywhere(self, here: bool) -> bool:
         "Is it true in any process?"
