@@ -23,6 +23,7 @@ def add_fields(parser: argparse.ArgumentParser, system: str) -> None:
         section = name.rpartition(".")[0]
         group = groups.setdefault(section, parser.add_argument_group(f"config: {section or system}"))
         short = [f"--{alias}" for alias, dotted in names(cls).items() if dotted == name and f"--{alias}" not in parser._option_string_actions]
+        if not short: continue                                                    # the verb has a flag of that name
         value = defaults
         for part in name.split("."): value = value[part]
         text = (info.description or "").replace("%", "%%")

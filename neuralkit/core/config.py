@@ -47,6 +47,7 @@ def parse_value(info, word):
     kinds = typing.get_args(info.annotation) or (info.annotation,)
     if word.lower() in ("null", "none") and types.NoneType in kinds: return None
     if str in kinds or word in kinds: return word                            # text, or one of a Literal's words (YAML reads `no` as false)
+    if typing.get_origin(info.annotation) is tuple and not word.lstrip().startswith("["): word = f"[{word}]"      # 0.5,0.9 is a list too
     try: value = yaml.safe_load(word) if word.strip() else word
     except yaml.YAMLError: return word
     return value if isinstance(value, (bool, int, float, list, dict)) else word

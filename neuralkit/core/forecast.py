@@ -7,13 +7,13 @@ __all__ = ['DAMPING', 'day_steps', 'naive_scale', 'scaled_errors', 'pinball', 'c
            'seasonal_naive', 'truths', 'smoothing_states', 'ahead_of', 'smoothed', 'ewma', 'holt_winters',
            'ridge_on_lags', 'naive_forecasts']
 
-# %% ../../nbs/core/14_forecast.ipynb #6446a0c8
+# %% ../../nbs/core/14_forecast.ipynb #281eec4a
 import math
 
 import torch
 from torch import Tensor
 
-from .linear import Ridge, linear_by_channel, window_gram
+from .linear import Ridge, linear_by_channel, window_grams
 from .series import Windows
 
 # %% ../../nbs/core/14_forecast.ipynb #73c30f69
@@ -105,7 +105,7 @@ def smoothed(values: Tensor, part: Windows, train_end: int, period: int, alphas,
     states = enumerate(smoothing_states(values[:moments[-1] + 1], grid[choice].T[:, None], period))
     return torch.stack([ahead_of(state, t, H, period)[0].float() for t, state in states if t in wanted])
 
-# %% ../../nbs/core/14_forecast.ipynb #f1d2eafb
+# %% ../../nbs/core/14_forecast.ipynb #874ca893
 def ewma(values: Tensor, part: Windows, train_end: int) -> Tensor:
     "Exponentially weighted moving average."
     return smoothed(values, part, train_end, 1, [.05, .1, .2, .35, .5, .7, .9], [0.], [0.])
@@ -116,10 +116,8 @@ def holt_winters(values: Tensor, part: Windows, train_end: int, period: int) -> 
 
 def ridge_on_lags(values: Tensor, part: Windows, train_end: int, strength: float = 1.) -> Tensor:
     "Ridge regression of each step ahead on the context, a channel at a time, as it comes out of the box (strength 1)."
-    maps = []
-    for z in values[:train_end].double().T.contiguous():
-        gram, sums, n = window_gram(z, part.context + part.horizon)
-        maps.append(Ridge(gram, sums, n, part.context).solve(strength/n))
+    gram, sums, n = window_grams(values[:train_end].T.contiguous(), part.context + part.horizon)
+    maps = [Ridge(g, t, n, part.context).solve(strength/n) for g, t in zip(gram, sums)]
     weight, bias = (torch.stack(p).float() for p in zip(*maps))
     return torch.cat([linear_by_channel(part.views[s][..., :part.context], weight, bias) for s in part.starts.split(4096)])
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TIME_NAMES', 'COUNTS', 'NAMED_SPLITS', 'Series', 'SeriesConfig', 'read_frame', 'line_where', 'time_column',
-           'as_dates', 'pick', 'side_by_side', 'numbers', 'is_number', 'even_steps', 'read_series', 'split_bounds',
-           'fit_scale', 'scaled', 'Windows', 'scale_kind', 'series_parts']
+           'as_dates', 'pick', 'side_by_side', 'numbers', 'is_number', 'even_steps', 'read_channels', 'as_series',
+           'read_series', 'read_every_series', 'split_bounds', 'fit_scale', 'scaled', 'Windows', 'scale_kind',
+           'series_parts']
 
 # %% ../../nbs/core/12_series.ipynb #f164bf9c
 import re, warnings
@@ -164,9 +165,9 @@ def even_steps(frame, data: str):
     if uneven: warnings.warn(f"{data}: {uneven} of {len(steps)} steps are not {step:g} s long; they were taken as even")
     return frame, step
 
-# %% ../../nbs/core/12_series.ipynb #0a652157
-def read_series(data: str, cfg: SeriesConfig = SeriesConfig()) -> Series:
-    "A dense, finite series from a table with a column of times. Raises UserError, which names file, line and column."
+# %% ../../nbs/core/12_series.ipynb #c6f91925
+def read_channels(data: str, cfg: SeriesConfig):
+    "(frame with `time` and channels, keys, channels) of a table. Raises UserError, which names file, line and column."
     import polars as pl
     frame = pick(read_frame(data), cfg.where, data)
     times, made_of = time_column(frame, cfg.time, data)
@@ -177,14 +178,29 @@ def read_series(data: str, cfg: SeriesConfig = SeriesConfig()) -> Series:
     for c in (*keys, *channels):
         if c not in frame.columns: raise UserError(f"{data}: no column {c!r}; there are: {', '.join(frame.columns)}")
     if not channels: raise UserError(f"{data}: no column of numbers beside the time; there are: {', '.join(frame.columns)}")
-    frame = numbers(frame, channels, data).with_columns(times)
+    return numbers(frame, channels, data).with_columns(times), keys, channels
+
+def as_series(frame, keys: list[str], channels: list[str], data: str) -> Series:
+    "The series of a frame, side by side where `keys` part it. Raises UserError."
     frame, channels = side_by_side(frame, keys, channels, data) if keys else (frame.select("time", *channels), channels)
     frame, step = even_steps(frame, data)
     values = torch.from_numpy(frame.select(channels).to_numpy().copy())
-    source = Source(data, "real", file_hash(data) or content_hash([values.tolist()]), len(frame))
-    return Series(values, channels, frame["time"][0], step, source)
+    return Series(values, channels, frame["time"][0], step, Source(data, "real", file_hash(data) or content_hash([values.tolist()]), len(frame)))
 
-# %% ../../nbs/core/12_series.ipynb #5902295e
+def read_series(data: str, cfg: SeriesConfig = SeriesConfig()) -> Series:
+    "A dense, finite series from a table with a column of times. Raises UserError, which names file, line and column."
+    return as_series(*read_channels(data, cfg), data)
+
+def read_every_series(data: str, cfg: SeriesConfig = SeriesConfig()) -> list[Series]:
+    "As `read_series`, for a file whose series are not all of the same times: one for each set of times. Raises UserError."
+    import polars as pl
+    frame, keys, channels = read_channels(data, cfg)
+    if not keys: return [as_series(frame, keys, channels, data)]
+    alike = {}
+    for group in frame.partition_by(keys, maintain_order=True): alike.setdefault(tuple(group["time"]), []).append(group)
+    return [as_series(pl.concat(groups), keys, channels, data) for groups in alike.values()]
+
+# %% ../../nbs/core/12_series.ipynb #badfa0ab
 NAMED_SPLITS = {"ett-hour": (8640, 11520, 14400), "ett-minute": (34560, 46080, 57600)}
 
 def split_bounds(rows: int, split: str) -> tuple[int, int, int]:
@@ -199,7 +215,7 @@ def split_bounds(rows: int, split: str) -> tuple[int, int, int]:
         raise UserError(f"series.split must be {', '.join(NAMED_SPLITS)} or three shares that sum to 1, such as 0.7,0.1,0.2; it is {split!r}")
     return round(rows*shares[0]), round(rows*(shares[0] + shares[1])), rows
 
-# %% ../../nbs/core/12_series.ipynb #d04fbf45
+# %% ../../nbs/core/12_series.ipynb #cf1715b7
 def fit_scale(values: Tensor,       # (time, channel): the training part
               channels: list[str], kind: str) -> dict:
     "{'kind', 'shift', 'by'}: a channel's scaled value is (value - shift)/by. Raises UserError."
@@ -212,7 +228,7 @@ def scaled(values: Tensor, scale: dict) -> Tensor:
     "(..., channel) in the units of the model, single precision."
     return ((values - torch.tensor(scale["shift"], dtype=torch.double))/torch.tensor(scale["by"], dtype=torch.double)).float()
 
-# %% ../../nbs/core/12_series.ipynb #91af0348
+# %% ../../nbs/core/12_series.ipynb #acffd9f8
 class Windows:
     "Windows of a part of a series as an implementation of `Split`: a context and the target that follows it, both (batch, channel, time)."
     lengths = None
@@ -234,7 +250,7 @@ class Windows:
         rows = self.views[self.starts[torch.as_tensor(indices)]]
         return {"context": rows[..., :self.context], "target": rows[..., self.context:]}
 
-# %% ../../nbs/core/12_series.ipynb #30f7965e
+# %% ../../nbs/core/12_series.ipynb #6e64b91e
 def scale_kind(cfg: SeriesConfig) -> str:
     "What `auto` means: the ETT papers standardise, the predictor's design document maps to 0 and 1."
     return cfg.scale if cfg.scale != "auto" else "standard" if cfg.split in NAMED_SPLITS else "minmax"

@@ -9,7 +9,7 @@ __all__ = ['FORMATS', 'config_of', 'config_of_run', 'train', 'run_to_resume', 'a
            'parameter_table', 'describe', 'prepare', 'reproduce']
 
 # %% ../../nbs/core/08_verbs.ipynb #0b35f0ed
-import contextlib, csv, io, os, shlex, sys, warnings
+import contextlib, csv, io, logging, os, shlex, sys, warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -235,8 +235,9 @@ def export(run, form: str = "torchscript", out: str | None = None, checkpoint: s
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     try:
+        with torch.no_grad(): expected = deployed(example)
         answer = (write_torchscript if form == "torchscript" else write_onnx)(deployed, example, beside)
-        difference = float((answer - deployed(example)).abs().max()/deployed(example).abs().max().clamp(min=1e-9))
+        difference = float((answer - expected).abs().max()/expected.abs().max().clamp(min=1e-9))
         if not difference <= 1e-5: raise UserError(f"the exported model answers differently (by {difference:.2g} of its largest answer); nothing was kept")
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
@@ -253,6 +254,7 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: Path) -> torch.Ten
     "As `write_torchscript`, with a batch of any size. Raises UserError where onnx is not installed."
     try: import onnxruntime, onnxscript  # noqa: F401
     except ImportError as e: raise UserError(f"{e.name} is not installed; `pip install 'neuralkit[export]'` brings it") from None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(model.eval(), (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -271,7 +273,8 @@ def validate(system: str, preset: str | None = None, config: str | None = None, 
     try: folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError: raise UserError(f"--out {folder} is a file; a folder was expected") from None
     claim_notebook(folder/"validate.ipynb")
-    return write_report(folder/"validation_report.html", f"{system} · validation of {cfg.data}", module.ABOUT, facts, sections)
+    notices = [f"Generated data: {facts.get('source', cfg.data)}. A program made it up; what holds on it need not hold on real data."] if facts.get("kind") == "generated" else []
+    return write_report(folder/"validation_report.html", f"{system} · validation of {cfg.data}", module.ABOUT, facts, sections, notices)
 
 # %% ../../nbs/core/08_verbs.ipynb #840d7733
 def parameter_table(model: nn.Module, depth: int = 2) -> list[dict]:

@@ -15,12 +15,12 @@ from ..core.linear import SquaredError, fit_linear, write_linear
 from ..core.series import Windows
 from .model import ModelConfig, Predictor
 
-# %% ../../nbs/predictor/02_exact.ipynb #890e8811
+# %% ../../nbs/predictor/02_exact.ipynb #7ab40397
 def solve_mean(model: Predictor, train: Windows, valid: Windows, cfg: ModelConfig) -> dict:
     "Write the best affine maps into `model.point`; returns what was chosen."
     L, H = cfg.sequence_length, cfg.prediction_horizon
     begin, end = int(valid.starts[0]), int(valid.starts[-1]) + L + H
-    judge = SquaredError(valid.values[begin:end], L, H, cfg.subtract_last)
+    judge = SquaredError(valid.values[begin:end], L, H, cfg.subtract_last, together=not cfg.individual)
     stride = int(train.starts[1] - train.starts[0]) if len(train) > 1 else 1
     weight, bias, chosen = fit_linear(train.values[:int(train.starts[-1]) + L + H], L, H, judge, cfg.individual, cfg.subtract_last, stride)
     write_linear(model.point, weight.to(model.offsets), bias.to(model.offsets))

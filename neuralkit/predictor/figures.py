@@ -85,7 +85,7 @@ def leak_rows(series: Series, cfg, stretch: int = 24) -> list[dict]:
     return [{"part": name, "targets in another part": 0, "steps of a stretch": stretch, "stretches also in train": len(stretches(begin, end) & seen)}
             for name, begin, end in (("valid", ends[0], ends[1]), ("test", ends[1], ends[2]))]
 
-# %% ../../nbs/predictor/03_figures.ipynb #c5ea350b
+# %% ../../nbs/predictor/03_figures.ipynb #9dfd2694
 def thin(series: Series, begin: int = 0, end: int | None = None, most: int = 1500) -> list[dict]:
     "Rows of hours since the start and each channel's mean over neighbouring steps, for a plot of at most `most` points."
     values = series.values[begin:end]
@@ -101,8 +101,7 @@ def validate_series(series: Series, cfg) -> tuple[dict, list[Section]]:
     told = [{"what": k, "is": str(v)} for k, v in report.items() if not isinstance(v, list)]
     rows = thin(series)
     cycle, correlation = cycle_rows(series), correlation_rows(series)
-    warned = [Section("Generated data", "A program made this series up; what holds on it need not hold on a real load.")] if series.source.kind == "generated" else []
-    sections = warned + [
+    sections = [
         Section("The series", "Each channel over time (means of neighbouring steps where there are many).", figure=[curve(rows, "hour", [c], c, x_title="hours", y_title=" ") for c in series.channels]),
         Section("Parts", "Training, validation and test follow each other in time. A test part outside of the training range asks for extrapolation.", table=part_rows(series, cfg)),
         Section("Gaps", "Runs of empty steps: nights, or a recorder that was off?", table=report.get("gaps") or [{"longest empty run": r["longest empty run"], "channel": r["channel"]} for r in burst_rows(series)]),

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ABOUT', 'TAKES', 'Config', 'PRESETS', 'SWEEP', 'PredictorConfig', 'load_series', 'from_trace', 'data',
            'check_channels', 'build', 'outline', 'loss', 'solve', 'forecasts', 'scores_of', 'newest', 'first',
-           'calibrate', 'calibrated', 'point_metrics', 'bursts', 'scales_of', 'evaluate', 'raw', 'samples_of',
-           'baseline', 'sweep', 'predict', 'row_of', 'exported', 'prepare', 'resample', 'validate', 'bench']
+           'calibrate', 'calibrated', 'point_metrics', 'poisson_gap', 'bursts', 'scales_of', 'evaluate', 'raw',
+           'samples_of', 'baseline', 'sweep', 'predict', 'row_of', 'exported', 'prepare', 'resample', 'validate',
+           'bench']
 
 # %% ../../nbs/predictor/04_system.ipynb #be3f31a1
 import warnings
@@ -50,7 +51,7 @@ class PredictorConfig(Config):
 
 Config = PredictorConfig
 
-# %% ../../nbs/predictor/04_system.ipynb #d283334a
+# %% ../../nbs/predictor/04_system.ipynb #49ed5b2a
 _training = PredictorConfig().training
 PRESETS = {
     "default": PredictorConfig(),
@@ -59,7 +60,7 @@ PRESETS = {
     "seed": PredictorConfig(series=SeriesConfig(stride=10)),
     "4060": PredictorConfig(model=ModelConfig(sequence_length=100, prediction_horizon=20)),
     "ett": PredictorConfig(series=SeriesConfig(split="ett-hour"), model=ModelConfig(sequence_length=336, prediction_horizon=96, individual=False, subtract_last=False),
-                           training=_training.model_copy(update={"epochs": 20, "batch_size": 32, "learning_rate": 5e-3, "early_stopping_patience": 3}))}
+                           training=_training.model_copy(update={"epochs": 10, "batch_size": 32, "ema": .99, "early_stopping_patience": 3}))}
 
 # %% ../../nbs/predictor/04_system.ipynb #97e1a268
 def load_series(cfg: PredictorConfig) -> Series:
@@ -158,12 +159,22 @@ def calibrated(model: Predictor, cfg: PredictorConfig, data: Data, part: Windows
     scores = torch.cat([scores_of(model, before), truths(part)[..., None] - guess])
     return point, ordered(guess + rolling_offsets(scores, len(before), model.levels, part.horizon, cfg.calibration_window))
 
-# %% ../../nbs/predictor/04_system.ipynb #2011fafa
+# %% ../../nbs/predictor/04_system.ipynb #bcab83fa
 def point_metrics(forecast: Tensor, truth: Tensor, scales: tuple, median: Tensor | None = None) -> dict[str, float]:
     "MSE and MAE in scaled units; MASE (of `median` where given) and RMSSE as means over channels."
     error, mean = forecast - truth, lambda v: sum(v)/len(v)
     return {"mse": float(error.double().square().mean()), "mae": float(error.double().abs().mean()),
             "mase": mean(scaled_errors(forecast if median is None else median, truth, scales)["mase"]), "rmsse": mean(scaled_errors(forecast, truth, scales)["rmsse"])}
+
+def poisson_gap(data: Data, point: Tensor, part: Windows, truth: Tensor) -> dict[str, float]:
+    """For counted arrivals, how much of the way from the last value's squared error to the least possible one the mean goes. If users arrive
+    independently, even the true rate misses by a variance equal to the count, so the mean count is the floor."""
+    if data.fitted["requests"] != "request_arrivals": return {}
+    c = data.fitted["channels"].index("request_arrivals")
+    by, now = data.fitted["scale"]["by"][c], part.values[part.starts + part.context - 1, c]
+    ours, last = (float((f - truth[:, c]).double().square().mean())*by*by for f in (point[:, c], now[:, None]))
+    floor = float(raw(truth[:, c], data.fitted, c).double().mean())
+    return {"poisson gap closed": (last - ours)/(last - floor)} if last > floor else {}
 
 def bursts(data: Data, truth: Tensor) -> Tensor:
     "Which truths (window, channel, horizon) lie above the 95th percentile of their channel's training part."
@@ -181,6 +192,7 @@ def evaluate(model: Predictor, cfg: PredictorConfig, data: Data, split: str = "t
     found, high = point_metrics(point, truth, scales, median), bursts(data, truth)
     found |= {"pinball": float(pinball(quantiles, truth, model.levels).mean())}
     found |= {f"coverage {q:g}": float(c) for q, c in zip(model.levels, coverage(quantiles, truth))}
+    found |= poisson_gap(data, point, part, truth)
     if high.any(): found["mae on bursts"] = float((point - truth).abs()[high].mean())
     each = scaled_errors(point if median is None else median, truth, scales)["mase"], scaled_errors(point, truth, scales)["rmsse"]
     for c, mase, rmsse in zip(data.fitted["channels"], *each): found |= {f"mase {c}": mase, f"rmsse {c}": rmsse}
