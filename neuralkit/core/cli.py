@@ -80,8 +80,10 @@ def config(parser, words):
 @verb("describe", "print the model's trainable parameters, part by part")
 def describe(parser, words):
     from neuralkit.core.verbs import describe
-    config_arguments(parser, system_argument(parser, words))
-    return lambda args: print_table(describe(args.system, **settings(args)))
+    system = system_argument(parser, words)
+    if hasattr(load_system(system), "describe"): parser.add_argument("--memory", help="a budget, such as 6GB: the largest batch that it holds")
+    config_arguments(parser, system)
+    return lambda args: print_table(describe(args.system, memory=getattr(args, "memory", None), **settings(args)))
 
 @verb("data", "read, split and cache a data set, and say what came of it; `data prepare` turns raw records into one")
 def data(parser, words):
@@ -245,8 +247,9 @@ def bench(parser, words):
     parser.add_argument("--quality", action="store_true", help="also what is measured by training something small")
     if "data" in inspect.signature(load_system(system).bench).parameters:
         parser.add_argument("--data", metavar="FILE", nargs="+", default=[], help="data sets of the quality table (default: the embedded one)")
+    if "llm" in inspect.signature(load_system(system).bench).parameters: parser.add_argument("--llm", help="also the shape of this language model, with random weights")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does it run?")
-    more = lambda args: {"data": args.data} if hasattr(args, "data") else {}
+    more = lambda args: {k: getattr(args, k) for k in ("data", "llm") if hasattr(args, k)}
     return lambda args: print_table(load_system(system).bench(quality=args.quality, quick=args.quick, **more(args)))
 
 # %% ../../nbs/core/09_cli.ipynb #0e5a57d7

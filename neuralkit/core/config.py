@@ -34,11 +34,11 @@ def fields(cls: type[Config], prefix: str = "") -> dict:
 
 # %% ../../nbs/core/00_config.ipynb #6da5e5f7
 def names(cls: type[Config]) -> dict[str, str]:
-    "Every name under which a field of `cls` may be set -> its dotted name."
+    "Every name under which a field of `cls` may be set -> its dotted name; a class may have further `aliases`."
     dotted = list(fields(cls))
     times = Counter(name.rsplit(".")[-1] for name in dotted)
     short = {name.rsplit(".")[-1]: name for name in dotted if times[name.rsplit(".")[-1]] == 1}
-    return short | {name: name for name in dotted}
+    return short | {name: name for name in dotted} | getattr(cls, "aliases", {})
 
 # %% ../../nbs/core/00_config.ipynb #3f24570f
 def parse_value(info, word):

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['DAMPING', 'day_steps', 'naive_scale', 'scaled_errors', 'pinball', 'coverage', 'capacity_cost', 'last_value',
            'seasonal_naive', 'truths', 'smoothing_states', 'ahead_of', 'smoothed', 'ewma', 'holt_winters',
-           'ridge_on_lags', 'naive_forecasts']
+           'ridge_on_lags', 'naive_forecasts', 'forecast_rows', 'picture']
 
-# %% ../../nbs/core/14_forecast.ipynb #281eec4a
+# %% ../../nbs/core/14_forecast.ipynb #ac7e4ac2
 import math
+from datetime import datetime
 
 import torch
 from torch import Tensor
 
 from .linear import Ridge, linear_by_channel, window_grams
-from .series import Windows
+from .report import Section, curve
+from .series import Series, Windows
 
 # %% ../../nbs/core/14_forecast.ipynb #73c30f69
 def day_steps(step: float) -> int | None:
@@ -132,3 +134,29 @@ def naive_forecasts(values: Tensor,     # (time, channel), scaled
     found["EWMA"] = ewma(values, part, train_end)
     if day and 2*day <= train_end: found["Holt-Winters"] = holt_winters(values, part, train_end, day)
     return found | {"ridge on lags": ridge_on_lags(values, part, train_end)}
+
+# %% ../../nbs/core/14_forecast.ipynb #505513e5
+def forecast_rows(series: Series, forecast: Tensor,     # (horizon, channel, 1 + level): the mean, then quantiles
+                  levels: tuple = (), shown: int = 200) -> list[dict]:
+    "One row for each step after the end of `series`, in its units."
+    rows = []
+    for h, step in enumerate(forecast):
+        time = series.time(len(series) + h)
+        row = {"series": series.source.name, "time": time.isoformat() if isinstance(time, datetime) else time, "step_ahead": h + 1}
+        for name, values in zip(series.channels, step.tolist()):
+            row |= {name: round(values[0], 4)} | {f"{name} {q:g}": round(v, 4) for q, v in zip(levels, values[1:])}
+        rows.append(row)
+    rows[0]["past"] = {name: [round(v, 4) for v in series.values[-shown:, c].tolist()] for c, name in enumerate(series.channels)}
+    return rows
+
+def picture(rows: list[dict]) -> list[Section]:
+    "What a forecast looks like: the newest past and the steps to come, a plot for each channel."
+    made = []
+    for name, past in rows[0]["past"].items():
+        levels = [k for k in rows[0] if k.startswith(f"{name} ") and k.removeprefix(f"{name} ").replace(".", "").isdigit()]
+        short = {k: k.removeprefix(f"{name} ") for k in levels}
+        steps = [{"step": i - len(past) + 1, "past": v} for i, v in enumerate(past)]
+        now = {"step": 0, "forecast": past[-1]} | {q: past[-1] for q in short.values()}
+        ahead = [{"step": r["step_ahead"], "forecast": r[name]} | {q: r[k] for k, q in short.items()} for r in rows]
+        made.append(curve(steps + [now] + ahead, "step", ["past", "forecast", *short.values()], name, x_title="step, 0 is the newest", y_title=" "))
+    return [Section("Forecast", figure=made), Section("Numbers", table=[{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows])]

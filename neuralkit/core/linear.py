@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRENGTHS', 'moving_average', 'average_adjoint', 'DLinear', 'linear_by_channel', 'window_grams', 'direct_grams',
-           'relative_to', 'Ridge', 'fit_linear', 'SquaredError', 'write_linear']
+           'relative_to', 'Ridge', 'fit_linear', 'SquaredError', 'write_linear', 'descend', 'squared_error']
 
 # %% ../../nbs/core/13_linear.ipynb #f13f28b8
 import math
@@ -155,3 +155,37 @@ def write_linear(model: DLinear, weight: Tensor, bias: Tensor) -> None:
     "Let `model` be the affine map (weight (group, horizon, context), bias (group, horizon)) on the window, less its last value where the model subtracts it."
     model.seasonal_weight.copy_(weight), model.trend_weight.copy_(weight)
     model.seasonal_bias.copy_(bias), model.trend_bias.zero_()
+
+# %% ../../nbs/core/13_linear.ipynb #a5ab0064
+def descend(model: DLinear, train, valid, epochs: int = 10, batch_size: int = 32, rate: float = 3e-3, average: float = .999, patience: int = 3, most: int | None = None, seed: int = 0) -> float:
+    "Train on `Windows`, in place; `most` bounds the updates. Returns the validation MSE of the epoch that was kept."
+    from neuralkit.core.system import generator_for
+    from neuralkit.core.train import Ema, TrainingConfig, epoch_batches, learning_rate
+    epochs = min(epochs, max(1, most*batch_size//len(train))) if most else epochs
+    optimizer, ema, plan = torch.optim.Adam(model.parameters(), fused=True), Ema(model, average), TrainingConfig(learning_rate=rate, warmup=0.)
+    total, step, best, worse = epochs*math.ceil(len(train)/batch_size), 0, (math.inf, None), 0
+    for epoch in range(epochs):
+        for rows in epoch_batches(len(train), batch_size, generator_for(seed, epoch)):
+            for group in optimizer.param_groups: group["lr"] = learning_rate(step, total, plan)
+            batch = train.batch(rows)
+            optimizer.zero_grad()
+            F.mse_loss(model(batch["context"]), batch["target"]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+            optimizer.step()
+            ema.update(model, step)
+            step += 1
+        found = squared_error(model, ema.weights, valid)
+        worse = 0 if found < best[0] else worse + 1
+        if found < best[0]: best = (found, {k: v.clone() for k, v in ema.weights.items()})
+        if worse >= patience: break
+    model.load_state_dict(best[1])
+    return best[0]
+
+@torch.no_grad()
+def squared_error(model: DLinear, weights: dict, part) -> float:
+    "MSE over all of `part` of the model with these weights."
+    sums = 0.
+    for start in range(0, len(part), 1024):
+        batch = part.batch(range(start, min(start + 1024, len(part))))
+        sums += float((torch.func.functional_call(model, weights, (batch["context"],)) - batch["target"]).double().square().mean((1, 2)).sum())
+    return sums/len(part)

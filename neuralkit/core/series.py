@@ -6,10 +6,10 @@
 __all__ = ['TIME_NAMES', 'COUNTS', 'NAMED_SPLITS', 'Series', 'SeriesConfig', 'read_frame', 'line_where', 'time_column',
            'as_dates', 'pick', 'side_by_side', 'numbers', 'is_number', 'even_steps', 'read_channels', 'as_series',
            'read_series', 'read_every_series', 'split_bounds', 'fit_scale', 'scaled', 'Windows', 'scale_kind',
-           'series_parts']
+           'series_parts', 'generated_series']
 
-# %% ../../nbs/core/12_series.ipynb #f164bf9c
-import re, warnings
+# %% ../../nbs/core/12_series.ipynb #0216af29
+import math, re, warnings
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -262,3 +262,13 @@ def series_parts(series: Series, cfg: SeriesConfig, context: int, horizon: int, 
     values = scaled(series.values, scale)
     bounds = {"train": (0, train), "valid": (train, valid), "test": (valid, test)}
     return {name: Windows(values, *b, context, horizon, cfg.stride if name == "train" else 1, name) for name, b in bounds.items()}, scale
+
+# %% ../../nbs/core/12_series.ipynb #ad7c6d26
+def generated_series(hours: int = 14_400, channels: int = 7, seed: int = 0) -> Series:
+    "Generated hourly load of several channels with cycles, drift and noise."
+    g = torch.Generator().manual_seed(seed)
+    t = torch.arange(hours, dtype=torch.double)[:, None]
+    phase, walk = torch.rand(2, channels, generator=g, dtype=torch.double), torch.randn(hours, channels, generator=g, dtype=torch.double).cumsum(0)
+    values = torch.sin(math.tau*(t/24 + phase[0])) + .5*torch.sin(math.tau*(t/168 + phase[1])) + .03*walk + .3*torch.randn(hours, channels, generator=g, dtype=torch.double)
+    source = Source(f"generated hourly series ({hours} x {channels})", "generated", content_hash([values.tolist()]), hours)
+    return Series(values, [f"channel {c}" for c in range(channels)], datetime(2026, 1, 1), 3600., source)

@@ -19,7 +19,7 @@ from .config import UserError
 from .data import Source
 
 # %% ../../nbs/core/04_system.ipynb #ee04fc1d
-SYSTEMS = {"sgdd": "neuralkit.sgdd.system", "predictor": "neuralkit.predictor.system"}
+SYSTEMS = {"sgdd": "neuralkit.sgdd.system", "predictor": "neuralkit.predictor.system", "timellm": "neuralkit.timellm.system"}
 
 def load_system(name: str) -> ModuleType:
     "The module of a system. Raises UserError."

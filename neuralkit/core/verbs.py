@@ -153,8 +153,8 @@ def conclude(run: Run, module: ModuleType, cfg: Config, data: Data, model: nn.Mo
     limit = cfg.training.test_limit
     print(f"evaluating the best checkpoint on {min(limit or len(data.test), len(data.test))} test examples", flush=True)
     if hasattr(module, "calibrate"): write_json(run/"fitted.json", data.fitted | module.calibrate(model, cfg, data))
-    losses = mean_losses(module, model, data.test, 2*cfg.training.batch_size, cfg.seed)
     found, samples = module.evaluate(model, cfg, data, "test", limit)
+    losses = {} if "loss" in found else mean_losses(module, model, data.test, 2*cfg.training.batch_size, cfg.seed)
     write_json(run/"samples.json", samples)
     run.note(steps=trainer.state["step"], train_seconds=round(trainer.state["seconds"], 1))
     run.finish({"test": losses | found, "baseline": module.baseline(cfg, data, "test", limit),
@@ -213,8 +213,8 @@ def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = T
     run, module, cfg, fitted, model = load_run(run, checkpoint, **overrides)
     claim_notebook(run/"evaluate.ipynb")
     data = module.data(cfg, fitted)
-    losses = mean_losses(module, model, getattr(data, split), 2*cfg.training.batch_size, cfg.seed)
     found, samples = module.evaluate(model, cfg, data, split, limit)
+    losses = {} if "loss" in found else mean_losses(module, model, getattr(data, split), 2*cfg.training.batch_size, cfg.seed)
     result = {"split": split, "checkpoint": checkpoint, "at": utc(), "changed": differences(run.config, cfg.model_dump(mode="json")), "metrics": losses | found,
               "baseline": module.baseline(cfg, data, split, limit), "samples": samples[:64]}
     if sweep: result["sweep"] = module.sweep(model, cfg, data, "valid", sweep_limit, **({"grid": grid} if grid else {}))
@@ -285,9 +285,10 @@ def parameter_table(model: nn.Module, depth: int = 2) -> list[dict]:
         if p.requires_grad: parts[key] = parts.get(key, 0) + p.numel()
     return [{"part": k, "parameters": n} for k, n in parts.items()] + [{"part": "total", "parameters": sum(parts.values())}]
 
-def describe(system: str, preset: str | None = None, config: str | None = None, **overrides) -> list[dict]:
-    "The parameter table of a config's model, from its shapes alone. Raises UserError."
-    return parameter_table(load_system(system).outline(config_of(system, preset, config, **overrides)))
+def describe(system: str, preset: str | None = None, config: str | None = None, memory: str | None = None, **overrides) -> list[dict]:
+    "The parameter table of a config's model, or what else its system has to tell, from shapes alone. Raises UserError."
+    module, cfg = load_system(system), config_of(system, preset, config, **overrides)
+    return module.describe(cfg, memory) if hasattr(module, "describe") else parameter_table(module.outline(cfg))
 
 def prepare(system: str, preset: str | None = None, config: str | None = None, **overrides) -> list[dict]:
     "Read, split and cache the data of a config; one row a split. Raises UserError."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['autocorrelation', 'correlation_rows', 'cycle_rows', 'burst_rows', 'part_rows', 'leak_rows', 'thin', 'validate_series',
-           'band_figures', 'cost_figures', 'coverage_rows', 'sweep_figure', 'figures', 'picture']
+           'band_figures', 'cost_figures', 'coverage_rows', 'sweep_figure', 'figures']
 
 # %% ../../nbs/predictor/03_figures.ipynb #a73b2746
 from datetime import datetime, timedelta
@@ -113,7 +113,7 @@ def validate_series(series: Series, cfg) -> tuple[dict, list[Section]]:
     if told: sections.append(Section("What the preparation of the trace said", table=told))
     return facts, sections
 
-# %% ../../nbs/predictor/03_figures.ipynb #d9814120
+# %% ../../nbs/predictor/03_figures.ipynb #50e19af5
 def band_figures(samples: list[dict]) -> list:
     "A plot for each channel: truth, mean and the highest quantile over the newest steps."
     made = []
@@ -147,16 +147,3 @@ def figures(run) -> list[Section]:
                 Section("Coverage at the lead", table=coverage_rows(samples))]
     if found.get("sweep"): sections.append(Section("How long a context?", "Validation MSE of the exact solution.", figure=sweep_figure(found["sweep"])))
     return sections
-
-def picture(rows: list[dict]) -> list[Section]:
-    "What `predict` answered: the newest past and the steps to come, a plot for each channel."
-    past = rows[0]["past"]
-    made = []
-    for c, values in past.items():
-        steps = [{"step": i - len(values) + 1, "load": v} for i, v in enumerate(values)]
-        levels = [k for k in rows[0] if k.startswith(f"{c} ")]
-        now = {"step": 0, "forecast": values[-1]} | {k.removeprefix(f"{c} "): values[-1] for k in levels}
-        ahead = [{"step": r["step_ahead"], "forecast": r[c]} | {k.removeprefix(f"{c} "): r[k] for k in levels} for r in rows]
-        made.append(curve(steps + [now] + ahead, "step", ["load", "forecast", *(k.removeprefix(f"{c} ") for k in levels)], c, x_title="step, 0 is the newest", y_title=" "))
-    table = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
-    return [Section("Forecast", figure=made), Section("Numbers", table=table)]

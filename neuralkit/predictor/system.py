@@ -6,12 +6,10 @@
 __all__ = ['ABOUT', 'TAKES', 'Config', 'PRESETS', 'SWEEP', 'PredictorConfig', 'load_series', 'from_trace', 'data',
            'check_channels', 'build', 'outline', 'loss', 'solve', 'forecasts', 'scores_of', 'newest', 'first',
            'calibrate', 'calibrated', 'point_metrics', 'poisson_gap', 'bursts', 'scales_of', 'evaluate', 'raw',
-           'samples_of', 'baseline', 'sweep', 'predict', 'row_of', 'exported', 'prepare', 'resample', 'validate',
-           'bench']
+           'samples_of', 'baseline', 'sweep', 'predict', 'exported', 'prepare', 'resample', 'validate', 'bench']
 
-# %% ../../nbs/predictor/04_system.ipynb #be3f31a1
+# %% ../../nbs/predictor/04_system.ipynb #02262bde
 import warnings
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -21,14 +19,14 @@ from pydantic import Field
 
 from ..core.config import Config, UserError
 from ..core.data import EMBEDDED, Source, cache_folder, file_hash
-from ..core.forecast import capacity_cost, coverage, day_steps, naive_forecasts, naive_scale, pinball, scaled_errors, truths
+from ..core.forecast import capacity_cost, coverage, day_steps, forecast_rows, naive_forecasts, naive_scale, picture, pinball, scaled_errors, truths  # noqa: F401  picture is part of the face
 from ..core.linear import SquaredError, fit_linear
 from ..core.series import NAMED_SPLITS, Series, SeriesConfig, Windows, even_steps, numbers, read_series, scaled, series_parts, split_bounds
 from ..core.system import Data, Losses
 from ..core.train import TrainingConfig
 from .data import generate_trace, prepare_trace, read_report, trace_kind, write_series
 from .exact import solve_exactly
-from .figures import figures, picture, validate_series  # noqa: F401  part of the system's face
+from .figures import figures, validate_series  # noqa: F401  part of the system's face
 from .model import Deployed, ModelConfig, Predictor, losses, offsets_of, ordered, rolling_offsets
 
 # %% ../../nbs/predictor/04_system.ipynb #ff1b886a
@@ -51,7 +49,7 @@ class PredictorConfig(Config):
 
 Config = PredictorConfig
 
-# %% ../../nbs/predictor/04_system.ipynb #49ed5b2a
+# %% ../../nbs/predictor/04_system.ipynb #f73d28cb
 _training = PredictorConfig().training
 PRESETS = {
     "default": PredictorConfig(),
@@ -60,7 +58,7 @@ PRESETS = {
     "seed": PredictorConfig(series=SeriesConfig(stride=10)),
     "4060": PredictorConfig(model=ModelConfig(sequence_length=100, prediction_horizon=20)),
     "ett": PredictorConfig(series=SeriesConfig(split="ett-hour"), model=ModelConfig(sequence_length=336, prediction_horizon=96, individual=False, subtract_last=False),
-                           training=_training.model_copy(update={"epochs": 10, "batch_size": 32, "ema": .99, "early_stopping_patience": 3}))}
+                           training=_training.model_copy(update={"epochs": 10, "batch_size": 32, "learning_rate": 3e-3, "ema": .999, "early_stopping_patience": 3}))}
 
 # %% ../../nbs/predictor/04_system.ipynb #97e1a268
 def load_series(cfg: PredictorConfig) -> Series:
@@ -239,7 +237,7 @@ def sweep(model: Predictor, cfg: PredictorConfig, data: Data, split: str = "vali
             rows.append({"sequence_length": length, "individual": individual, "mse": chosen["valid"], "strength": chosen["strength"]})
     return rows
 
-# %% ../../nbs/predictor/04_system.ipynb #33ba81fe
+# %% ../../nbs/predictor/04_system.ipynb #5b4f245b
 def predict(model: Predictor, cfg: PredictorConfig, fitted: dict, inputs: list) -> list[dict]:
     "For each file (or Series): a row for each step to come with its time, and for each channel the mean and the quantiles in raw units. Raises UserError."
     rows = []
@@ -256,16 +254,8 @@ def predict(model: Predictor, cfg: PredictorConfig, fitted: dict, inputs: list) 
         whole = build(cfg, fitted | {"offsets": offsets.tolist()})
         whole.load_state_dict(model.state_dict())
         with torch.no_grad(): answer = Deployed(whole.eval(), fitted["scale"], fitted["channels"])(series.values[-L:].T.float()[None])[0]
-        rows += [row_of(series, fitted, answer, h, model.levels) for h in range(H)]
+        rows += forecast_rows(series, answer.transpose(0, 1), model.levels)
     return rows
-
-def row_of(series: Series, fitted: dict, answer: Tensor, h: int, levels) -> dict:
-    "One step to come; the first one brings the newest past along, for the picture."
-    time = series.time(len(series) + h)
-    row = {"series": series.source.name, "time": time.isoformat() if isinstance(time, datetime) else time, "step_ahead": h + 1}
-    for c, name in enumerate(fitted["channels"]):
-        row |= {name: round(float(answer[c, h, 0]), 4)} | {f"{name} {q:g}": round(float(answer[c, h, 1 + k]), 4) for k, q in enumerate(levels)}
-    return row | ({"past": {name: [round(float(v), 4) for v in series.values[-200:, c]] for c, name in enumerate(fitted["channels"])}} if h == 0 else {})
 
 # %% ../../nbs/predictor/04_system.ipynb #987e0772
 def exported(model: Predictor, cfg: PredictorConfig, fitted: dict) -> tuple[Deployed, Tensor]:
