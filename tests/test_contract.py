@@ -163,7 +163,7 @@ def test_one_batch_can_be_learnt_by_heart(system, cfg, data, batch):
 @pytest.mark.parametrize("preset", ["test", "default"])
 def test_every_trainable_parameter_gets_a_gradient(system, cfg, data, batch, preset, home):
     if preset != "test" and hasattr(cfg, "model"):
-        cfg = cfg.model_copy(update={"model": system.PRESETS[preset].model})
+        cfg = cfg.model_copy(update={"model": system.PRESETS[preset].model} | ({"hours": 1000} if hasattr(cfg, "hours") else {}))      # data for its windows
         data = system.data(cfg)
         batch = data.train.batch(list(range(8)), generator_for(NOISE))
     model = build(system, cfg, data)

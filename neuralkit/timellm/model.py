@@ -165,6 +165,7 @@ class TimeLLM(nn.Module):
     def train(self, mode: bool = True):
         "Training mode for all but the LLM, whose dropout, if it has any, stays off."
         super().train(mode)
+        self.memory.pop("state", None)                                                      # weights may be swapped for averaged ones, which no version counts
         if self.llm is not None: self.llm.eval()
         return self
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ABOUT', 'TAKES', 'Config', 'ETT_DOMAIN', 'PRESETS', 'TimeLLMConfig', 'ChannelWindows', 'by_channel', 'whole',
            'load_series', 'data', 'check_channels', 'free_bytes', 'check_fits', 'llm_of', 'build_model_record', 'build',
-           'outline', 'loss', 'describe', 'forecasts', 'linear_map', 'linear_forecasts', 'errors', 'first', 'evaluate',
-           'window_samples', 'prototype_samples', 'baseline', 'sweep', 'predict', 'validate', 'bench']
+           'outline', 'loss', 'describe', 'budget_rows', 'forecasts', 'linear_map', 'linear_forecasts', 'errors',
+           'first', 'evaluate', 'window_samples', 'prototype_samples', 'baseline', 'sweep', 'predict', 'validate',
+           'bench']
 
 # %% ../../nbs/timellm/04_system.ipynb #fd92d2f2
 from pathlib import Path
@@ -48,11 +49,11 @@ class TimeLLMConfig(Config):
 Config = TimeLLMConfig
 ETT_DOMAIN = "The Electricity Transformer Temperature data tells the load and oil temperature of transformers in two counties of China, hour by hour."
 
-# %% ../../nbs/timellm/04_system.ipynb #ad39f3b6
+# %% ../../nbs/timellm/04_system.ipynb #1cd11efa
 _default, _ett = TimeLLMConfig(), SeriesConfig(split="ett-hour", scale="standard")
 PRESETS = {
     "default": _default,
-    "test": TimeLLMConfig(hours=120, model=ModelConfig(sequence_length=32, prediction_horizon=4, llm_layers=1, num_prototypes=20, d_model=8, d_ff=8, n_heads=2), prompt=PromptConfig(lags=2),
+    "test": TimeLLMConfig(hours=120, model=ModelConfig(sequence_length=32, prediction_horizon=4, llm_layers=1, num_prototypes=20, d_model=8, d_ff=8, n_heads=2, dropout=0.), prompt=PromptConfig(lags=2),
                           training=_default.training.model_copy(update={"epochs": 1, "device": "cpu", "learning_rate": 1e-2})),
     "ett": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(prototypes="free"), training=_default.training.model_copy(update={"epochs": 3, "batch_size": 64})),
     "gemma": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(llm="gemma3-270m", llm_layers=4, prototypes="free"),
@@ -146,7 +147,7 @@ def loss(model: TimeLLM, batch: dict) -> Losses:
     error, n = model(batch["context"]) - batch["target"], torch.tensor(batch["target"].numel())
     return {"loss": (error.square().sum(), n), "mse": (error.detach().square().sum(), n), "mae": (error.detach().abs().sum(), n)}
 
-# %% ../../nbs/timellm/04_system.ipynb #3373ffee
+# %% ../../nbs/timellm/04_system.ipynb #bc03cbc7
 def describe(cfg: TimeLLMConfig, memory: str | None = None) -> list[dict]:
     "Trainable weights by module, samples and iterations an epoch, the memory of an update and the batch that a budget holds; from shapes alone. Raises UserError."
     shape, how = shape_of(cfg.model.llm), dict(ema=bool(cfg.training.ema))
@@ -156,7 +157,18 @@ def describe(cfg: TimeLLMConfig, memory: str | None = None) -> list[dict]:
     rows += [{"what": f"iterations an epoch on ETTh1 at batch {b}", "value": -(-n//b)} for b in dict.fromkeys((4, cfg.training.batch_size))]
     parts = estimate_memory(shape, cfg.model, cfg.training.batch_size, device="cuda", **how)
     rows += [{"what": f"memory of an update at batch {cfg.training.batch_size}: {name}", "value": f"{size/1e9:.2f} GB"} for name, size in parts.items() if size]
-    if memory: rows.append({"what": f"largest batch in {memory}", "value": largest_batch(shape, cfg.model, parse_bytes(memory), **how)})
+    return rows + (budget_rows(cfg.model, shape, memory, how) if memory else [])
+
+def budget_rows(model: ModelConfig, shape, memory: str, how: dict) -> list[dict]:
+    "The largest batch that a budget holds; where it holds none, by which savings it would hold some."
+    rows = [{"what": f"largest batch in {memory}", "value": largest_batch(shape, model, parse_bytes(memory), **how)}]
+    if rows[0]["value"]: return rows
+    for layers in (shape.layers, *(n for n in (24, 12, 6, 3, 1) if n < shape.layers)):
+        for words in ({"llm_dtype": "bfloat16"}, {"llm_dtype": "bfloat16", "prototypes": "free"}):
+            fits = largest_batch(shape, model.model_copy(update=words | {"llm_layers": layers}), parse_bytes(memory), **how)
+            said = " ".join(f"--{k} {v}" for k, v in (words | {"llm_layers": layers}).items())
+            if fits: rows.append({"what": f"largest batch in {memory} with {said}", "value": fits})
+        if len(rows) > 1: break
     return rows
 
 # %% ../../nbs/timellm/04_system.ipynb #79868de5
