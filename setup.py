@@ -8,7 +8,7 @@ here = Path(__file__).parent
 ini = ConfigParser(delimiters=["="], interpolation=None)
 ini.read(here/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("offline", "tracking", "export", "bench", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("offline", "tracking", "llm", "export", "bench", "dev")}
 
 setup(
     name=cfg["lib_name"],

@@ -164,6 +164,7 @@ def evaluate(parser, words):
         print(run/"report.html")
     return go
 
+# %% ../../nbs/core/09_cli.ipynb #6e321baf
 @verb("predict", "let a trained run answer: a JSON object a text, or a forecast and its plot")
 def predict(parser, words):
     from neuralkit.core.runs import open_run
@@ -197,6 +198,7 @@ def predict_series(parser, words):
         print(path)
     return go
 
+# %% ../../nbs/core/09_cli.ipynb #909a3ad3
 @verb("export", "write a run's model as a file for deployment, checked equal on load")
 def export(parser, words):
     from neuralkit.core.verbs import FORMATS, export
