@@ -81,7 +81,7 @@ def config(parser, words):
 def describe(parser, words):
     from neuralkit.core.verbs import describe
     system = system_argument(parser, words)
-    if hasattr(load_system(system), "describe"): parser.add_argument("--memory", help="a budget, such as 6GB: the largest batch that it holds")
+    if "memory" in inspect.signature(getattr(load_system(system), "describe", print)).parameters: parser.add_argument("--memory", help="a budget, such as 6GB: the largest batch that it holds")
     config_arguments(parser, system)
     return lambda args: print_table(describe(args.system, memory=getattr(args, "memory", None), **settings(args)))
 

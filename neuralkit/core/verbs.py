@@ -288,7 +288,7 @@ def parameter_table(model: nn.Module, depth: int = 2) -> list[dict]:
 def describe(system: str, preset: str | None = None, config: str | None = None, memory: str | None = None, **overrides) -> list[dict]:
     "The parameter table of a config's model, or what else its system has to tell, from shapes alone. Raises UserError."
     module, cfg = load_system(system), config_of(system, preset, config, **overrides)
-    return module.describe(cfg, memory) if hasattr(module, "describe") else parameter_table(module.outline(cfg))
+    return module.describe(cfg, **({"memory": memory} if memory else {})) if hasattr(module, "describe") else parameter_table(module.outline(cfg))
 
 def prepare(system: str, preset: str | None = None, config: str | None = None, **overrides) -> list[dict]:
     "Read, split and cache the data of a config; one row a split. Raises UserError."
