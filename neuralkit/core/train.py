@@ -41,6 +41,7 @@ class TrainingConfig(Config):
     max_steps: int | None = Field(None, ge=1, description="end after this many updates")
     evaluate_every: int = Field(0, ge=0, description="updates between evaluations; 0 is once an epoch")
     evaluate_limit: int = Field(32, ge=0, description="validation examples for which an evaluation also generates; 0 is none")
+    valid_limit: int | None = Field(None, ge=1, description="validation examples, evenly drawn, by which the best checkpoint is known; null is all")
     test_limit: int | None = Field(256, ge=1, description="test examples of the final evaluation; null is all")
     checkpoint_every: int = Field(0, ge=0, description="updates between checkpoints; 0 is once an epoch")
     keep: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
@@ -307,11 +308,12 @@ class averaged:
     def __exit__(self, *error): self.swap(); self.model.train()
 
 @torch.no_grad()
-def mean_losses(system: ModuleType, model: nn.Module, split, batch_size: int, seed: int) -> dict[str, float]:
-    "Mean of every loss over a split, from sums and counts, with noise that depends on the seed alone."
-    sums, device = {}, next(model.parameters()).device
-    for start in range(0, len(split), batch_size):
-        batch = split.batch(list(range(start, min(start + batch_size, len(split)))), generator_for(seed, -1, start))
+def mean_losses(system: ModuleType, model: nn.Module, split, batch_size: int, seed: int, limit: int | None = None) -> dict[str, float]:
+    "Mean of every loss over a split (or `limit` of its examples, evenly drawn), from sums and counts, with noise that depends on the seed alone."
+    n = min(limit or len(split), len(split))
+    sums, device, chosen = {}, next(model.parameters()).device, [i*len(split)//n for i in range(n)]
+    for start in range(0, n, batch_size):
+        batch = split.batch(chosen[start:start + batch_size], generator_for(seed, -1, start))
         for name, (s, c) in system.loss(model, {k: v.to(device) for k, v in batch.items()}).items():
             s0, c0 = sums.get(name, (0., 0.))
             sums[name] = s0 + float(s), c0 + float(c)
@@ -372,7 +374,7 @@ class Logbook(Keeper):
         "Evaluate on the validation split with the weights that would be kept, and remember the best."
         if self.main:
             with averaged(self.model, self.ema):
-                row = mean_losses(self.system, self.model, self.data.valid, 2*self.training.batch_size, self.cfg.seed)
+                row = mean_losses(self.system, self.model, self.data.valid, 2*self.training.batch_size, self.cfg.seed, self.training.valid_limit)
                 if self.training.evaluate_limit:
                     row |= self.system.evaluate(self.model, self.cfg, self.data, "valid", self.training.evaluate_limit)[0]
             print("  valid  " + "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[:6]), flush=True)     # the rest is logged

@@ -29,7 +29,7 @@ from .memory import estimate_memory, largest_batch, outline as outline_of, parse
 from .model import ModelConfig, TimeLLM, build_model, prototype_words
 from .prompt import PromptConfig
 
-# %% ../../nbs/timellm/04_system.ipynb #88f1a20f
+# %% ../../nbs/timellm/04_system.ipynb #c342646e
 ABOUT = "forecasting by reprogramming a frozen language model (Time-LLM)"
 TAKES = "series"
 
@@ -43,21 +43,21 @@ class TimeLLMConfig(Config):
     series: SeriesConfig = SeriesConfig(scale="standard")
     model: ModelConfig = ModelConfig()
     prompt: PromptConfig = PromptConfig()
-    training: TrainingConfig = TrainingConfig(epochs=10, batch_size=32, learning_rate=1e-3, warmup=.2, min_learning_rate=.01, weight_decay=0., beta2=.999, ema=.99, evaluate_limit=0, test_limit=None, log_every=100,
+    training: TrainingConfig = TrainingConfig(epochs=10, batch_size=32, learning_rate=1e-3, warmup=.2, min_learning_rate=.01, weight_decay=0., beta2=.999, ema=.99, evaluate_limit=0, test_limit=None, log_every=20,
                                               early_stopping_patience=3)
 
 Config = TimeLLMConfig
 ETT_DOMAIN = "The Electricity Transformer Temperature data tells the load and oil temperature of transformers in two counties of China, hour by hour."
 
-# %% ../../nbs/timellm/04_system.ipynb #1cd11efa
+# %% ../../nbs/timellm/04_system.ipynb #444cb161
 _default, _ett = TimeLLMConfig(), SeriesConfig(split="ett-hour", scale="standard")
 PRESETS = {
     "default": _default,
     "test": TimeLLMConfig(hours=120, model=ModelConfig(sequence_length=32, prediction_horizon=4, llm_layers=1, num_prototypes=20, d_model=8, d_ff=8, n_heads=2, dropout=0.), prompt=PromptConfig(lags=2),
                           training=_default.training.model_copy(update={"epochs": 1, "device": "cpu", "learning_rate": 1e-2})),
-    "ett": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(prototypes="free"), training=_default.training.model_copy(update={"epochs": 3, "batch_size": 64})),
-    "gemma": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(llm="gemma3-270m", llm_layers=4, prototypes="free"),
-                           training=_default.training.model_copy(update={"epochs": 1, "batch_size": 64})),
+    "ett": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(prototypes="free", dropout=0.), training=_default.training.model_copy(update={"epochs": 3, "batch_size": 64, "learning_rate": 3e-3})),
+    "gemma": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(llm="gemma3-270m", llm_layers=4, prototypes="free", dropout=0.),
+                           training=_default.training.model_copy(update={"epochs": 1, "batch_size": 64, "learning_rate": 3e-3, "valid_limit": 2000})),
     "seed": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(llm="Qwen/Qwen2.5-3B", llm_layers=6, llm_dtype="bfloat16"),
                           training=_default.training.model_copy(update={"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "early_stopping_patience": 10, "mixed_precision": "bf16", "ema": 0.}))}
 
