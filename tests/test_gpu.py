@@ -10,6 +10,16 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 SMALL = dict(device="auto", evaluate_limit=4, test_limit=4)
 
 
+@pytest.mark.parametrize("name", ["predictor", "timellm"])
+def test_forecasters_train_and_predict_on_the_gpu(home, name):
+    from neuralkit.core.verbs import load_run
+    run = train(name, "test", device="auto", epochs=2)
+    system, cfg = load_system(name), config_of_run(run)
+    told = [system.predict(model, cfg, fitted, [system.load_series(cfg)]) for _, _, _, fitted, model in (load_run(run), load_run(run, device="cpu"))]
+    assert run.status == "finished" and "cpu" not in run.manifest["device"] and len(told[0]) == cfg.model.prediction_horizon
+    channel = [k for k, v in told[0][0].items() if isinstance(v, float)][-1]
+    assert told[0][0][channel] == pytest.approx(told[1][0][channel], rel=1e-2, abs=1e-2)
+
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_loss_goes_down(home, precision):
     run = train("sgdd", "test", epochs=12, mixed_precision=precision, **SMALL)

@@ -7,8 +7,7 @@ __all__ = ['DAMPING', 'day_steps', 'naive_scale', 'scaled_errors', 'pinball', 'c
            'seasonal_naive', 'truths', 'smoothing_states', 'ahead_of', 'smoothed', 'ewma', 'holt_winters',
            'ridge_on_lags', 'naive_forecasts', 'forecast_rows', 'picture']
 
-# %% ../../nbs/core/14_forecast.ipynb #ac7e4ac2
-import math
+# %% ../../nbs/core/14_forecast.ipynb #2ebb59ae
 from datetime import datetime
 
 import torch

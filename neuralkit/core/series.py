@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TIME_NAMES', 'COUNTS', 'NAMED_SPLITS', 'Series', 'SeriesConfig', 'read_frame', 'line_where', 'time_column',
            'as_dates', 'pick', 'side_by_side', 'numbers', 'is_number', 'even_steps', 'read_channels', 'as_series',
-           'read_series', 'read_every_series', 'split_bounds', 'fit_scale', 'scaled', 'Windows', 'scale_kind',
-           'series_parts', 'generated_series']
+           'read_series', 'read_every_series', 'split_bounds', 'fit_scale', 'scaled', 'Windows', 'check_like',
+           'scale_kind', 'series_parts', 'generated_series']
 
 # %% ../../nbs/core/12_series.ipynb #0216af29
 import math, re, warnings
@@ -228,7 +228,7 @@ def scaled(values: Tensor, scale: dict) -> Tensor:
     "(..., channel) in the units of the model, single precision."
     return ((values - torch.tensor(scale["shift"], dtype=torch.double))/torch.tensor(scale["by"], dtype=torch.double)).float()
 
-# %% ../../nbs/core/12_series.ipynb #acffd9f8
+# %% ../../nbs/core/12_series.ipynb #c76c4fd1
 class Windows:
     "Windows of a part of a series as an implementation of `Split`: a context and the target that follows it, both (batch, channel, time)."
     lengths = None
@@ -245,12 +245,26 @@ class Windows:
 
     def __len__(self) -> int: return len(self.starts)
 
+    def take(self, starts: Tensor, kind: type | None = None) -> "Windows":
+        "The windows that begin at `starts`, as `kind` (a class of windows) where that is given."
+        made = (kind or type(self)).__new__(kind or type(self))
+        made.__dict__ |= vars(self) | {"starts": starts}
+        return made
+
     def batch(self, indices: list[int], generator: torch.Generator | None = None) -> dict[str, Tensor]:
         "{'context': (batch, channel, context), 'target': (batch, channel, horizon)}; nothing is left to chance."
         rows = self.views[self.starts[torch.as_tensor(indices)]]
         return {"context": rows[..., :self.context], "target": rows[..., self.context:]}
 
-# %% ../../nbs/core/12_series.ipynb #6e64b91e
+# %% ../../nbs/core/12_series.ipynb #5a0ecf7a
+def check_like(series: Series, fitted: dict, least: int = 0) -> None:
+    "Raises UserError where a series has other channels or steps than those that a run was trained on, or fewer than `least` rows."
+    name = series.source.name
+    if fitted["channels"] != series.channels: raise UserError(f"{name} has the channels {', '.join(series.channels)}; the run was trained on {', '.join(fitted['channels'])}")
+    if abs(series.step - fitted["step"]) > 1e-6*fitted["step"]: raise UserError(f"{name} has steps of {series.step:g} s, the run was trained on steps of {fitted['step']:g} s")
+    if len(series) < least: raise UserError(f"{name} has {len(series)} steps; the model looks back {least}")
+
+# %% ../../nbs/core/12_series.ipynb #63e9010b
 def scale_kind(cfg: SeriesConfig) -> str:
     "What `auto` means: the ETT papers standardise, the predictor's design document maps to 0 and 1."
     return cfg.scale if cfg.scale != "auto" else "standard" if cfg.split in NAMED_SPLITS else "minmax"
@@ -263,7 +277,7 @@ def series_parts(series: Series, cfg: SeriesConfig, context: int, horizon: int, 
     bounds = {"train": (0, train), "valid": (train, valid), "test": (valid, test)}
     return {name: Windows(values, *b, context, horizon, cfg.stride if name == "train" else 1, name) for name, b in bounds.items()}, scale
 
-# %% ../../nbs/core/12_series.ipynb #ad7c6d26
+# %% ../../nbs/core/12_series.ipynb #cc2fb0d6
 def generated_series(hours: int = 14_400, channels: int = 7, seed: int = 0) -> Series:
     "Generated hourly load of several channels with cycles, drift and noise."
     g = torch.Generator().manual_seed(seed)

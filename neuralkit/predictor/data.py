@@ -182,7 +182,6 @@ class Trace:
 
 def open_trace(path) -> Trace:
     "What is known of a trace before its rows are read. Raises UserError."
-    import polars as pl
     kind, names, parquet = trace_kind(path), trace_columns(path), is_parquet(path)
     if kind is None:
         known = "; ".join(f"{kind}: {', '.join(list(roles.values())[:3])}" for kind, roles in TRACE_SCHEMAS.items())

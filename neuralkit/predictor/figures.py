@@ -6,8 +6,8 @@
 __all__ = ['autocorrelation', 'correlation_rows', 'cycle_rows', 'burst_rows', 'part_rows', 'leak_rows', 'thin', 'validate_series',
            'band_figures', 'cost_figures', 'coverage_rows', 'sweep_figure', 'figures']
 
-# %% ../../nbs/predictor/03_figures.ipynb #a73b2746
-from datetime import datetime, timedelta
+# %% ../../nbs/predictor/03_figures.ipynb #06a5169c
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..core.config import UserError
 from ..core.forecast import day_steps
-from ..core.report import Section, bars, curve, histogram, read_json
-from ..core.series import Series, fit_scale, scale_kind, split_bounds
+from ..core.report import Section, curve, histogram, read_json
+from ..core.series import Series, split_bounds
 
 # %% ../../nbs/predictor/03_figures.ipynb #8cb4ab1d
 def autocorrelation(x: Tensor, lags: int) -> Tensor:

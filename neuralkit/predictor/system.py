@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'TAKES', 'Config', 'PRESETS', 'SWEEP', 'PredictorConfig', 'load_series', 'kept_report', 'from_trace', 'data',
-           'check_channels', 'build', 'outline', 'describe', 'loss', 'solve', 'forecasts', 'scores_of', 'newest',
-           'first', 'calibrate', 'calibrated', 'point_metrics', 'poisson_gap', 'bursts', 'scales_of', 'evaluate', 'raw',
-           'samples_of', 'baseline', 'sweep', 'predict', 'exported', 'prepare', 'resample', 'validate', 'bench']
+           'build', 'outline', 'describe', 'loss', 'solve', 'forecasts', 'scores_of', 'newest', 'first', 'calibrate',
+           'calibrated', 'point_metrics', 'poisson_gap', 'bursts', 'scales_of', 'evaluate', 'raw', 'samples_of',
+           'baseline', 'sweep', 'predict', 'exported', 'prepare', 'resample', 'validate', 'bench']
 
-# %% ../../nbs/predictor/04_system.ipynb #02262bde
-import warnings
+# %% ../../nbs/predictor/04_system.ipynb #2125576d
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from ..core.config import Config, UserError
 from ..core.data import EMBEDDED, Source, cache_folder, file_hash
 from ..core.forecast import capacity_cost, coverage, day_steps, forecast_rows, naive_forecasts, naive_scale, picture, pinball, scaled_errors, truths  # noqa: F401  picture is part of the face
 from ..core.linear import SquaredError, fit_linear
-from ..core.series import NAMED_SPLITS, Series, SeriesConfig, Windows, even_steps, numbers, read_series, scaled, series_parts, split_bounds
+from ..core.series import Series, SeriesConfig, Windows, check_like, read_series, scaled, series_parts, split_bounds
 from ..core.system import Data, Losses
 from ..core.train import TrainingConfig
 from .data import generate_trace, prepare_trace, read_report, trace_kind, write_series
@@ -60,7 +59,7 @@ PRESETS = {
     "ett": PredictorConfig(series=SeriesConfig(split="ett-hour"), model=ModelConfig(sequence_length=336, prediction_horizon=96, individual=False, subtract_last=False),
                            training=_training.model_copy(update={"epochs": 10, "batch_size": 32, "learning_rate": 3e-3, "ema": .999, "early_stopping_patience": 3}))}
 
-# %% ../../nbs/predictor/04_system.ipynb #78ffa957
+# %% ../../nbs/predictor/04_system.ipynb #b39c893e
 def load_series(cfg: PredictorConfig) -> Series:
     "The series that `cfg.data` stands for. Raises UserError."
     if cfg.data == EMBEDDED:
@@ -91,18 +90,13 @@ def from_trace(path: Path, cfg: PredictorConfig, source: Source) -> Series:
 def data(cfg: PredictorConfig, fitted: dict | None = None) -> Data:
     "Windows of the three parts of `cfg.data`; with `fitted` in the scale of an earlier run. Raises UserError."
     series = load_series(cfg)
-    check_channels(series, cfg.model.channels, fitted)
+    if fitted: check_like(series, fitted)
+    expected, there = cfg.model.channels, len(series.channels)
+    if expected and there != expected: raise UserError(f"model.channels is {expected}, {series.source.name} has {there}: {', '.join(series.channels)}; choose some with --columns")
     parts, scale = series_parts(series, cfg.series, cfg.model.sequence_length, cfg.model.prediction_horizon, fitted and fitted["scale"])
     ends = split_bounds(len(series), cfg.series.split)
     return Data(**parts, sources=[series.source], fitted={"channels": series.channels, "scale": scale, "step": series.step, "train_end": ends[0],
                 "generated": series.source.kind == "generated", "requests": series.report.get("requests")})
-
-def check_channels(series: Series, expected: int | None, fitted: dict | None) -> None:
-    "Raises UserError where the series has other channels than the config or the run expects."
-    if expected and len(series.channels) != expected:
-        raise UserError(f"model.channels is {expected}, {series.source.name} has {len(series.channels)}: {', '.join(series.channels)}; choose some with --columns")
-    if fitted and fitted["channels"] != series.channels:
-        raise UserError(f"{series.source.name} has the channels {', '.join(series.channels)}; the run was trained on {', '.join(fitted['channels'])}")
 
 # %% ../../nbs/predictor/04_system.ipynb #5df0c8ad
 def build(cfg: PredictorConfig, fitted: dict) -> Predictor:
@@ -132,7 +126,7 @@ def solve(model: Predictor, cfg: PredictorConfig, data: Data) -> dict | None:
     "Fit in closed form; None where gradient descent is asked for."
     return solve_exactly(model, data.train, data.valid, cfg.model) if cfg.solver == "exact" else None
 
-# %% ../../nbs/predictor/04_system.ipynb #f3c3b191
+# %% ../../nbs/predictor/04_system.ipynb #8b19ff91
 @torch.no_grad()
 def forecasts(model: Predictor, part: Windows) -> tuple[Tensor, Tensor]:
     "(mean (window, channel, horizon), uncalibrated quantiles (..., level or 1)) of all windows of `part`, in order."
@@ -147,17 +141,8 @@ def scores_of(model: Predictor, part: Windows) -> Tensor:
     "Truth less first guess (window, channel, horizon, level or 1)."
     return truths(part)[..., None] - forecasts(model, part)[1]
 
-def newest(part: Windows, n: int) -> Windows:
-    "The last `n` windows of a part."
-    few = Windows.__new__(Windows)
-    few.__dict__ |= vars(part) | {"starts": part.starts[-n:]}
-    return few
-
-def first(part: Windows, n: int | None) -> Windows:
-    "The first `n` windows of a part."
-    few = Windows.__new__(Windows)
-    few.__dict__ |= vars(part) | {"starts": part.starts[:n]}
-    return few
+def newest(part: Windows, n: int) -> Windows: return part.take(part.starts[-n:])
+def first(part: Windows, n: int | None) -> Windows: return part.take(part.starts[:n])
 
 def calibrate(model: Predictor, cfg: PredictorConfig, data: Data) -> dict:
     "Offsets from the newest validation windows, into the model and as what is kept with the run."
@@ -253,16 +238,14 @@ def sweep(model: Predictor, cfg: PredictorConfig, data: Data, split: str = "vali
             rows.append({"sequence_length": length, "individual": individual, "mse": chosen["valid"], "strength": chosen["strength"]})
     return rows
 
-# %% ../../nbs/predictor/04_system.ipynb #5b4f245b
+# %% ../../nbs/predictor/04_system.ipynb #57eb74b4
 def predict(model: Predictor, cfg: PredictorConfig, fitted: dict, inputs: list) -> list[dict]:
     "For each file (or Series): a row for each step to come with its time, and for each channel the mean and the quantiles in raw units. Raises UserError."
     rows = []
     for given in inputs:
         series = given if isinstance(given, Series) else load_series(cfg.model_copy(update={"data": str(given)}))
-        check_channels(series, None, fitted)
         L, H = cfg.model.sequence_length, cfg.model.prediction_horizon
-        if abs(series.step - fitted["step"]) > 1e-6*fitted["step"]: raise UserError(f"{series.source.name} has steps of {series.step:g} s, the run was trained on steps of {fitted['step']:g} s")
-        if len(series) < L: raise UserError(f"{series.source.name} has {len(series)} steps; the model looks back {L}")
+        check_like(series, fitted, L)
         values = scaled(series.values, fitted["scale"])
         offsets = model.offsets.cpu()
         if len(series) >= L + H + cfg.calibration_window - 1:

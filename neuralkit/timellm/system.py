@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'TAKES', 'Config', 'ETT_DOMAIN', 'PRESETS', 'TimeLLMConfig', 'ChannelWindows', 'by_channel', 'whole',
-           'load_series', 'data', 'check_channels', 'free_bytes', 'check_fits', 'llm_of', 'build_model_record', 'build',
-           'outline', 'loss', 'describe', 'budget_rows', 'forecasts', 'linear_map', 'linear_forecasts', 'errors',
-           'first', 'evaluate', 'window_samples', 'prototype_samples', 'baseline', 'sweep', 'predict', 'validate',
-           'bench']
+           'load_series', 'data', 'free_bytes', 'check_fits', 'llm_of', 'build_model_record', 'build', 'outline',
+           'loss', 'describe', 'budget_rows', 'forecasts', 'linear_map', 'linear_forecasts', 'errors', 'first',
+           'evaluate', 'window_samples', 'prototype_samples', 'baseline', 'sweep', 'predict', 'validate', 'bench']
 
-# %% ../../nbs/timellm/04_system.ipynb #fd92d2f2
-from pathlib import Path
+# %% ../../nbs/timellm/04_system.ipynb #00b45235
 from typing import ClassVar
 
 import torch
@@ -21,12 +19,12 @@ from ..core.config import Config, UserError
 from ..core.data import EMBEDDED
 from ..core.forecast import day_steps, forecast_rows, last_value, picture, seasonal_naive, truths  # noqa: F401  picture is part of the face
 from ..core.linear import DLinear, SquaredError, descend, fit_linear, linear_by_channel
-from ..core.series import NAMED_SPLITS, Series, SeriesConfig, Windows, generated_series, read_series, scaled, series_parts, split_bounds
+from ..core.series import NAMED_SPLITS, Series, SeriesConfig, Windows, check_like, generated_series, read_series, scaled, series_parts, split_bounds
 from ..core.system import Data, Losses, generator_for
 from ..core.train import TrainingConfig
 from .figures import figures, validate_series  # noqa: F401  part of the system's face
 from .memory import estimate_memory, largest_batch, outline as outline_of, parse_bytes, samples_of, shape_of, weight_table
-from .model import ModelConfig, TimeLLM, build_model, prototype_words
+from .model import ModelConfig, TimeLLM, prototype_words
 from .prompt import PromptConfig
 
 # %% ../../nbs/timellm/04_system.ipynb #c342646e
@@ -61,7 +59,7 @@ PRESETS = {
     "seed": TimeLLMConfig(series=_ett, prompt=PromptConfig(domain=ETT_DOMAIN), model=ModelConfig(llm="Qwen/Qwen2.5-3B", llm_layers=6, llm_dtype="bfloat16"),
                           training=_default.training.model_copy(update={"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "early_stopping_patience": 10, "mixed_precision": "bf16", "ema": 0.}))}
 
-# %% ../../nbs/timellm/04_system.ipynb #577e5b78
+# %% ../../nbs/timellm/04_system.ipynb #639969bf
 class ChannelWindows(Windows):
     "Windows as samples of one channel: context (batch, length), target (batch, horizon); the channels of a window follow each other."
     def __len__(self) -> int: return len(self.starts)*self.values.shape[1]
@@ -71,16 +69,8 @@ class ChannelWindows(Windows):
         rows = self.views[self.starts[place//self.values.shape[1]], place % self.values.shape[1]]
         return {"context": rows[:, :self.context], "target": rows[:, self.context:]}
 
-def by_channel(part: Windows) -> ChannelWindows:
-    made = ChannelWindows.__new__(ChannelWindows)
-    made.__dict__ |= vars(part)
-    return made
-
-def whole(part: ChannelWindows) -> Windows:
-    "The same windows with their channels side by side."
-    made = Windows.__new__(Windows)
-    made.__dict__ |= vars(part)
-    return made
+def by_channel(part: Windows) -> ChannelWindows: return part.take(part.starts, ChannelWindows)
+def whole(part: ChannelWindows) -> Windows: return part.take(part.starts, Windows)
 
 def load_series(cfg: TimeLLMConfig) -> Series:
     "The series that `cfg.data` stands for. Raises UserError."
@@ -89,14 +79,10 @@ def load_series(cfg: TimeLLMConfig) -> Series:
 def data(cfg: TimeLLMConfig, fitted: dict | None = None) -> Data:
     "Samples of the three parts of `cfg.data`; with `fitted` in the scale of an earlier run. Raises UserError."
     series = load_series(cfg)
-    check_channels(series, fitted)
+    if fitted: check_like(series, fitted)
     parts, scale = series_parts(series, cfg.series, cfg.model.sequence_length, cfg.model.prediction_horizon, fitted and fitted["scale"])
     return Data(**{name: by_channel(part) for name, part in parts.items()}, sources=[series.source], models=[build_model_record(cfg)],
                 fitted={"channels": series.channels, "scale": scale, "step": series.step, "train_end": split_bounds(len(series), cfg.series.split)[0]})
-
-def check_channels(series: Series, fitted: dict | None) -> None:
-    "Raises UserError where a run was trained on other channels."
-    if fitted and fitted["channels"] != series.channels: raise UserError(f"{series.source.name} has the channels {', '.join(series.channels)}; the run was trained on {', '.join(fitted['channels'])}")
 
 # %% ../../nbs/timellm/04_system.ipynb #400b3678
 def free_bytes(cfg: TimeLLMConfig) -> tuple[int, str]:
@@ -171,7 +157,7 @@ def budget_rows(model: ModelConfig, shape, memory: str, how: dict) -> list[dict]
         if len(rows) > 1: break
     return rows
 
-# %% ../../nbs/timellm/04_system.ipynb #79868de5
+# %% ../../nbs/timellm/04_system.ipynb #c1be6c15
 @torch.no_grad()
 def forecasts(model: TimeLLM, part: ChannelWindows, batch_size: int = 128) -> Tensor:
     "Forecasts (window, channel, horizon) of all windows of a part, in scaled units."
@@ -199,9 +185,7 @@ def errors(forecast: Tensor, truth: Tensor) -> dict[str, float]:
 
 def first(part: ChannelWindows, limit: int | None) -> ChannelWindows:
     "The first windows of a part, `limit` samples or a few more (all channels of a window stay together)."
-    few = by_channel(part)
-    if limit: few.starts = part.starts[:-(-limit//part.values.shape[1])]
-    return few
+    return part.take(part.starts[:-(-limit//part.values.shape[1])] if limit else part.starts)
 
 def evaluate(model: TimeLLM, cfg: TimeLLMConfig, data: Data, split: str = "test", limit: int | None = None) -> tuple[dict, list[dict]]:
     "(metrics, samples): MSE and MAE in scaled units over all samples and by channel; samples are windows in raw units, errors by step ahead, prototypes."
@@ -212,12 +196,11 @@ def evaluate(model: TimeLLM, cfg: TimeLLMConfig, data: Data, split: str = "test"
     for c, name in enumerate(data.fitted["channels"]): found[f"mse {name}"] = errors(forecast[:, c], truth[:, c])["mse"]
     return found, window_samples(cfg, data, part, forecast, truth) + prototype_samples(model, part)
 
-# %% ../../nbs/timellm/04_system.ipynb #35521eea
+# %% ../../nbs/timellm/04_system.ipynb #fbf4c19f
 def window_samples(cfg: TimeLLMConfig, data: Data, part: ChannelWindows, forecast: Tensor, truth: Tensor) -> list[dict]:
     "For each channel: the middle window of the part in raw units, and the MSE at each step ahead over all windows."
     middle, rows = len(part.starts)//2, []
-    one = whole(part)
-    one.starts = part.starts[middle:middle + 1]
+    one = part.take(part.starts[middle:middle + 1], Windows)
     linear, past = linear_forecasts(cfg, data, one)[0], one.views[one.starts][0, :, :part.context]
     for c, name in enumerate(data.fitted["channels"]):
         raw = lambda x: [round(v, 4) for v in (x*data.fitted["scale"]["by"][c] + data.fitted["scale"]["shift"][c]).tolist()]
@@ -264,15 +247,13 @@ def sweep(model: TimeLLM, cfg: TimeLLMConfig, data: Data, split: str = "valid", 
             sums[name] = sums.get(name, 0.) + float((model(batch["context"], prompt) - batch["target"]).double().square().mean(1).sum())
     return [{"prompt": name, "mse": total/len(chosen), "samples": len(chosen)} for name, total in sums.items()]
 
-# %% ../../nbs/timellm/04_system.ipynb #aa69a723
+# %% ../../nbs/timellm/04_system.ipynb #a33fd608
 def predict(model: TimeLLM, cfg: TimeLLMConfig, fitted: dict, inputs: list) -> list[dict]:
     "For each file (or Series): a row for each step to come with its time and each channel's forecast. Raises UserError."
     rows, L = [], cfg.model.sequence_length
     for given in inputs:
         series = given if isinstance(given, Series) else load_series(cfg.model_copy(update={"data": str(given)}))
-        check_channels(series, fitted)
-        if abs(series.step - fitted["step"]) > 1e-6*fitted["step"]: raise UserError(f"{series.source.name} has steps of {series.step:g} s, the run was trained on steps of {fitted['step']:g} s")
-        if len(series) < L: raise UserError(f"{series.source.name} has {len(series)} steps; the model looks back {L}")
+        check_like(series, fitted, L)
         with torch.no_grad(): answer = model.eval()(scaled(series.values[-L:], fitted["scale"]).T.contiguous().to(model.table.device)).cpu().double()
         by, shift = (torch.tensor(fitted["scale"][k], dtype=torch.double)[:, None] for k in ("by", "shift"))
         rows += forecast_rows(series, (answer*by + shift).T[..., None])
