@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['GEMMA', 'GEMMA_PACKAGE', 'GEMMA_SHA256', 'WALKED', 'tiny_tokenizer', 'tiny_config', 'LanguageModel', 'check_layers',
            'cut', 'freeze', 'random_llm', 'gguf_parts', 'glue', 'from_gguf', 'find_gemma', 'find_llm', 'load_llm',
-           'Past', 'positions_of', 'attention_bias', 'rms_norm', 'turned', 'grouped_attention', 'Gated', 'feed_forward',
-           'layer_keys', 'layer_output', 'walk', 'through_cache', 'run_decoder', 'FullNorm', 'in_double']
+           'read_weights', 'Past', 'positions_of', 'attention_bias', 'rms_norm', 'turned', 'grouped_attention', 'Gated',
+           'feed_forward', 'layer_keys', 'layer_output', 'walk', 'through_cache', 'run_decoder', 'FullNorm',
+           'in_double']
 
 # %% ../../nbs/core/15_llm.ipynb #6f333db7
 import copy, hashlib, json, os, re
@@ -185,20 +186,32 @@ def load_llm(name: str = "tiny", layers: int | None = None, random_weights: bool
     if name == "tiny":
         tokenizer = tiny_tokenizer()
         return random_llm(tiny_config(len(tokenizer)), layers, seed, dtype, "tiny", tokenizer)
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, logging
-    logging.disable_progress_bar()
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoTokenizer
     folder = find_llm(name)
     try: config, tokenizer = AutoConfig.from_pretrained(folder, trust_remote_code=False), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError) as e: raise UserError(f"{name}: {' '.join(str(e).split())[:200]}") from None
+    except (ValueError, OSError, StrictDataclassError) as e: raise UserError(f"{name}: {' '.join(str(e).split())[:200]}") from None
+    if not tokenizer("a 1")["input_ids"]: raise UserError(f"{name} has no usable tokenizer; a tokenizer.json belongs into the folder")
     config = getattr(config, "text_config", config)
     if random_weights: return random_llm(config, layers, seed, dtype, f"{name} (random)", tokenizer)
     config = cut(config, check_layers(config, layers, name))
+    digest = [sha256_of(p) for p in sorted(folder.glob("*.safetensors"))]
+    stamp = digest[0] if len(digest) == 1 else hashlib.sha256("".join(digest).encode()).hexdigest()
+    return LanguageModel(freeze(read_weights(folder, config, dtype, name)), tokenizer, name, stamp)
+
+def read_weights(folder: Path, config, dtype, name: str) -> nn.Module:
+    "The decoder of `config` with the weights of a folder. Raises UserError where some are missing, which transformers would draw at random, or cannot be read."
+    from safetensors import SafetensorError
+    from transformers import AutoModel, logging
+    logging.disable_progress_bar()
     level = logging.get_verbosity()
     logging.set_verbosity_error()                                            # the layers left out would be listed
-    try: model = AutoModel.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    try: model, info = AutoModel.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as e: raise UserError(f"{name}: the weights in {folder} cannot be read: {' '.join(str(e).split())[:160]}") from None
     finally: logging.set_verbosity(level)
-    digest = [sha256_of(p) for p in sorted(folder.glob("*.safetensors"))]
-    return LanguageModel(freeze(model), tokenizer, name, digest[0] if len(digest) == 1 else hashlib.sha256("".join(digest).encode()).hexdigest())
+    missing = sorted(info["missing_keys"])
+    if missing: raise UserError(f"{name}: {len(missing)} weights are missing in {folder}, such as {', '.join(missing[:3])}")
+    return model
 
 # %% ../../nbs/core/15_llm.ipynb #0b9f490d
 @dataclass

@@ -48,6 +48,7 @@ def train(system: str, preset: str | None = None, config: str | None = None, res
 
 def _train(system: str, cfg: Config, resume: str | None, init_from: str | None) -> Run:
     module, accelerator = load_system(system), start_accelerator(cfg.training)
+    getattr(module, "ready", lambda cfg: None)(cfg)
     run = agreed(accelerator, lambda: run_to_resume(system, cfg, resume))
     if run and run.summary is not None:
         if accelerator.is_main_process: print(f"{run.path} is finished already", flush=True)

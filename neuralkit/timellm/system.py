@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'TAKES', 'Config', 'ETT_DOMAIN', 'PRESETS', 'TimeLLMConfig', 'ChannelWindows', 'by_channel', 'whole',
-           'load_series', 'data', 'free_bytes', 'check_fits', 'llm_of', 'build_model_record', 'build', 'outline',
-           'loss', 'describe', 'budget_rows', 'forecasts', 'linear_map', 'linear_forecasts', 'errors', 'first',
-           'evaluate', 'window_samples', 'prototype_samples', 'baseline', 'sweep', 'predict', 'validate', 'bench']
+           'load_series', 'data', 'free_bytes', 'ready', 'llm_of', 'build_model_record', 'build', 'outline', 'loss',
+           'describe', 'budget_rows', 'forecasts', 'linear_map', 'linear_forecasts', 'errors', 'first', 'evaluate',
+           'window_samples', 'prototype_samples', 'baseline', 'sweep', 'predict', 'validate', 'bench']
 
 # %% ../../nbs/timellm/04_system.ipynb #00b45235
 from typing import ClassVar
@@ -84,15 +84,16 @@ def data(cfg: TimeLLMConfig, fitted: dict | None = None) -> Data:
     return Data(**{name: by_channel(part) for name, part in parts.items()}, sources=[series.source], models=[build_model_record(cfg)],
                 fitted={"channels": series.channels, "scale": scale, "step": series.step, "train_end": split_bounds(len(series), cfg.series.split)[0]})
 
-# %% ../../nbs/timellm/04_system.ipynb #400b3678
+# %% ../../nbs/timellm/04_system.ipynb #e1c88d6a
 def free_bytes(cfg: TimeLLMConfig) -> tuple[int, str]:
     "(bytes free on the device that training would use, its kind)."
     if torch.cuda.is_available() and cfg.training.device == "auto": return torch.cuda.mem_get_info()[0], "cuda"
     import psutil
     return psutil.virtual_memory().available, "cpu"
 
-def check_fits(cfg: TimeLLMConfig) -> None:
-    "Raises UserError, with the batch that fits, where the estimate is more than the free memory; an LLM of unknown shape is let pass."
+def ready(cfg: TimeLLMConfig) -> None:
+    "Before training: raises UserError, with the batch that fits, where the estimate is more than the free memory; an LLM of unknown shape is let pass."
+    if not cfg.check_memory: return
     try: shape = shape_of(cfg.model.llm)
     except UserError: return
     (free, device), how = free_bytes(cfg), dict(ema=bool(cfg.training.ema))
@@ -102,7 +103,7 @@ def check_fits(cfg: TimeLLMConfig) -> None:
     remedy = f"--batch_size {fits} --accumulation {-(-cfg.training.batch_size//fits)} fits" if fits else "not even one sample fits: fewer --llm_layers, --llm_dtype bfloat16 or --prototypes free need less"
     raise UserError(f"training would need about {needed/1e9:.1f} GB, {free/1e9:.1f} GB are free on this {device}; {remedy} (--check_memory false tries anyway)")
 
-# %% ../../nbs/timellm/04_system.ipynb #14ee8463
+# %% ../../nbs/timellm/04_system.ipynb #8effb51b
 _kept: dict = {}
 
 def llm_of(cfg: TimeLLMConfig):
@@ -119,8 +120,7 @@ def llm_of(cfg: TimeLLMConfig):
 def build_model_record(cfg: TimeLLMConfig) -> dict: return llm_of(cfg).record()
 
 def build(cfg: TimeLLMConfig, fitted: dict) -> TimeLLM:
-    "The model, its first weights drawn from torch's generator. Raises UserError where memory cannot hold its training."
-    if cfg.check_memory: check_fits(cfg)
+    "The model, its first weights drawn from torch's generator. Raises UserError."
     lm = llm_of(cfg)
     return TimeLLM(cfg.model, len(lm.table), lm.width, lm, cfg.prompt)
 
