@@ -19,11 +19,12 @@ def moving_average(x: Tensor, k: int) -> Tensor:
     flat = F.pad(x.reshape(1, -1, x.shape[-1]), ((k - 1)//2, k//2), mode="replicate")
     return F.avg_pool1d(flat, k, 1).reshape(x.shape)
 
-# %% ../../nbs/core/13_linear.ipynb #81131db7
+# %% ../../nbs/core/13_linear.ipynb #397fb4a2
 def average_adjoint(w: Tensor, k: int) -> Tensor:
     "`w` (..., time) such that average_adjoint(w) @ x == w @ moving_average(x): a moving sum whose ends collect what the repeated edges had."
     before, n = (k - 1)//2, w.shape[-1]
-    spread = F.avg_pool1d(F.pad(w.reshape(1, -1, n), (k - 1, k - 1)), k, 1).reshape(*w.shape[:-1], n + k - 1)
+    totals = F.pad(w, (k, k - 1)).cumsum(-1)
+    spread = (totals[..., k:] - totals[..., :-k])/k
     if n == 1: return spread.sum(-1, keepdim=True)
     first, last = spread[..., :before + 1].sum(-1, keepdim=True), spread[..., n + before - 1:].sum(-1, keepdim=True)
     return torch.cat([first, spread[..., before + 1:n + before - 1], last], -1)

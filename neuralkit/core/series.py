@@ -228,7 +228,7 @@ def scaled(values: Tensor, scale: dict) -> Tensor:
     "(..., channel) in the units of the model, single precision."
     return ((values - torch.tensor(scale["shift"], dtype=torch.double))/torch.tensor(scale["by"], dtype=torch.double)).float()
 
-# %% ../../nbs/core/12_series.ipynb #c76c4fd1
+# %% ../../nbs/core/12_series.ipynb #0f611eb8
 class Windows:
     "Windows of a part of a series as an implementation of `Split`: a context and the target that follows it, both (batch, channel, time)."
     lengths = None
@@ -241,7 +241,8 @@ class Windows:
             raise UserError(f"the {name} part reaches to row {end}, fewer than context and horizon together ({context} + {horizon}); the series is too short for one window")
         self.values, self.context, self.horizon = values, context, horizon
         self.starts = torch.arange(max(begin - context, 0), end - context - horizon + 1, stride)
-        self.views = values.unfold(0, context + horizon, 1)            # (window, channel, context + horizon)
+        self.views = values.T.contiguous().unfold(1, context + horizon, 1).transpose(0, 1)      # (window, channel, context + horizon); time runs along memory
+        self.contexts, self.targets = self.views[..., :context], self.views[..., context:]
 
     def __len__(self) -> int: return len(self.starts)
 
@@ -253,8 +254,8 @@ class Windows:
 
     def batch(self, indices: list[int], generator: torch.Generator | None = None) -> dict[str, Tensor]:
         "{'context': (batch, channel, context), 'target': (batch, channel, horizon)}; nothing is left to chance."
-        rows = self.views[self.starts[torch.as_tensor(indices)]]
-        return {"context": rows[..., :self.context], "target": rows[..., self.context:]}
+        starts = self.starts[torch.as_tensor(indices)]
+        return {"context": self.contexts[starts], "target": self.targets[starts]}
 
 # %% ../../nbs/core/12_series.ipynb #5a0ecf7a
 def check_like(series: Series, fitted: dict, least: int = 0) -> None:

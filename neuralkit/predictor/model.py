@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SORTED', 'ModelConfig', 'Predictor', 'ordered', 'losses', 'offsets_of', 'rolling_offsets', 'Deployed']
 
-# %% ../../nbs/predictor/01_model.ipynb #5d746981
+# %% ../../nbs/predictor/01_model.ipynb #b0f4411e
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from pydantic import Field, field_validator
 
@@ -60,13 +61,13 @@ def ordered(quantiles: Tensor) -> Tensor:
     "Quantiles (..., level) that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)."
     return quantiles.sort(-1).values
 
-# %% ../../nbs/predictor/01_model.ipynb #f999b8cf
+# %% ../../nbs/predictor/01_model.ipynb #95965aee
 def losses(model: Predictor, batch: dict) -> dict[str, tuple[Tensor, Tensor]]:
     "Sums and counts: `loss`, what is minimised; `mse`, `mae` of the mean and `pinball` of the heads, in scaled units."
     context, target = batch["context"], batch["target"]
     point, n = model.point(context), torch.tensor(target.numel())
-    squared = (point - target).square().sum()
-    found = {"mse": (squared.detach(), n), "mae": ((point.detach() - target).abs().sum(), n)}
+    squared = F.mse_loss(point, target, reduction="sum")
+    found = {"mse": (squared.detach(), n), "mae": (F.l1_loss(point.detach(), target, reduction="sum"), n)}
     if model.heads is None: return {"loss": (squared, n), **found}
     above = pinball(model.heads(context), target, model.levels).mean(-1).sum()
     return {"loss": (squared + above, n), **found, "pinball": (above.detach(), n)}
