@@ -61,7 +61,7 @@ def linear_by_channel(x: Tensor,        # (batch, channel, context)
     if len(weight) == 1: return F.linear(x, weight[0], bias[0])
     return torch.baddbmm(bias[:, None], x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
 
-# %% ../../nbs/core/13_linear.ipynb #c261b487
+# %% ../../nbs/core/13_linear.ipynb #9aa5afb6
 def window_grams(z: Tensor,     # (channel, time)
                  size: int,     # steps a window, target included
                  together: bool = False,
@@ -71,11 +71,11 @@ def window_grams(z: Tensor,     # (channel, time)
     import numpy as np
     values = z.double().numpy()[None] if together else z.double().numpy()[:, None]          # (group, channel, time)
     n = values.shape[-1] - size + 1
-    gram, begin, end = np.zeros((len(values), size, size)), values[..., :size], values[..., n:]
+    gram = np.zeros((len(values), size, size))
     gram[:, 0] = [sum(np.correlate(v, v[:n]) for v in group) for group in values]
-    for i in range(size - 1):
-        gain, loss = (np.einsum("gc,gcj->gj", edge[..., i], edge[..., i:size - 1]) for edge in (end, begin))
-        gram[:, i + 1, i + 1:] = gram[:, i, i:-1] + gain - loss
+    edges = np.concatenate([values[..., n:], values[..., :size - 1]], 1)                    # what comes in, then what goes out
+    signed = (edges*np.repeat([1., -1.], values.shape[1])[:, None]).transpose(2, 0, 1)[:, :, None].copy()
+    for i in range(size - 1): np.add(gram[:, i, i:-1], (signed[i] @ edges[..., i:])[:, 0], out=gram[:, i + 1, i + 1:])
     upper, total = torch.from_numpy(gram), np.pad(np.cumsum(values.sum(1), 1), ((0, 0), (1, 0)))
     return upper + upper.triu(1).mT, torch.from_numpy(total[:, n:n + size] - total[:, :size]), n*values.shape[1]
 
