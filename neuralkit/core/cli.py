@@ -93,6 +93,7 @@ def data(parser, words):
     return lambda args: print_table(prepare(args.system, **settings(args)))
 
 def prepare_records(parser, words):
+    "`data prepare SYSTEM`: raw records into what `data` takes; for a system without such records, as `data SYSTEM`."
     parser.add_argument("prepare", choices=["prepare"])
     system = system_argument(parser, words)
     make = getattr(load_system(system), "prepare", None)
@@ -173,6 +174,7 @@ def predict(parser, words):
     return (predict_texts if takes == "texts" else predict_series)(parser, words)
 
 def predict_texts(parser, words):
+    "`predict RUN` for a system that takes texts."
     from neuralkit.core.verbs import predict
     parser.add_argument("--text", action="append", default=[], help="a text; may be given several times")
     parser.add_argument("--file", help="a file of texts: .txt, .jsonl, .csv, .tsv or .parquet")
@@ -185,6 +187,7 @@ def predict_texts(parser, words):
     return go
 
 def predict_series(parser, words):
+    "`predict RUN` for a system that takes a series up to now."
     from neuralkit.core.verbs import keep_prediction, predict
     parser.add_argument("--trace", "--data", dest="trace", required=True, metavar="FILE", help="a series up to now: what `train` takes as data")
     parser.add_argument("--format", choices=["json", "csv"], default="json", help="of the table that is written (default: json)")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'ModelConfig', 'PatchEmbedding', 'MappedPrototypes', 'FreePrototypes', 'attend', 'Reprogramming',
-           'FlattenHead', 'AttentionBody', 'TimeLLM', 'check', 'build_model', 'count_weights', 'prototype_words',
+           'FlattenHead', 'AttentionBody', 'check', 'TimeLLM', 'build_model', 'count_weights', 'prototype_words',
            'left_padded', 'attending', 'plain_reprogramming', 'plain_forward']
 
 # %% ../../nbs/timellm/01_model.ipynb #bd2e114a
@@ -140,6 +140,13 @@ class AttentionBody(nn.Module):
         y = self.norm(x)
         return x + self.attention(y, y, y, need_weights=False)[0]
 
+# %% ../../nbs/timellm/01_model.ipynb #84946826
+def check(cfg: ModelConfig, prompt: PromptConfig, width: int) -> None:
+    "Raises UserError where sizes do not fit."
+    if cfg.d_ff > width: raise UserError(f"model.d_ff {cfg.d_ff}: that many dimensions are read from the language model, which has {width}")
+    if cfg.patch_len > cfg.sequence_length: raise UserError(f"model.patch_len {cfg.patch_len} is longer than model.sequence_length {cfg.sequence_length}")
+    if prompt.lags > cfg.sequence_length//2: raise UserError(f"prompt.lags {prompt.lags}: a window of {cfg.sequence_length} steps has {cfg.sequence_length//2} lags")
+
 # %% ../../nbs/timellm/01_model.ipynb #8bcc623d
 class TimeLLM(nn.Module):
     "Windows (batch, sequence_length), one channel each -> forecasts (batch, prediction_horizon), in the units of the windows. Raises UserError."
@@ -217,12 +224,6 @@ class TimeLLM(nn.Module):
         x, mean, deviation = instance_norm(context)
         states = self.body(self.describe(x), context, prompt)[..., :self.cfg.d_ff]
         return self.head(states)*deviation + mean
-
-def check(cfg: ModelConfig, prompt: PromptConfig, width: int) -> None:
-    "Raises UserError where sizes do not fit."
-    if cfg.d_ff > width: raise UserError(f"model.d_ff {cfg.d_ff}: that many dimensions are read from the language model, which has {width}")
-    if cfg.patch_len > cfg.sequence_length: raise UserError(f"model.patch_len {cfg.patch_len} is longer than model.sequence_length {cfg.sequence_length}")
-    if prompt.lags > cfg.sequence_length//2: raise UserError(f"prompt.lags {prompt.lags}: a window of {cfg.sequence_length} steps has {cfg.sequence_length//2} lags")
 
 # %% ../../nbs/timellm/01_model.ipynb #be661ff8
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
