@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'ModelConfig', 'PatchEmbedding', 'MappedPrototypes', 'FreePrototypes', 'attend', 'Reprogramming',
-           'FlattenHead', 'AttentionBody', 'check', 'TimeLLM', 'build_model', 'count_weights', 'prototype_words',
-           'left_padded', 'attending', 'plain_reprogramming', 'plain_forward']
+           'FlattenHead', 'AttentionBody', 'Describing', 'check', 'TimeLLM', 'build_model', 'count_weights',
+           'prototype_words', 'left_padded', 'attending', 'plain_reprogramming', 'plain_forward']
 
 # %% ../../nbs/timellm/01_model.ipynb #bd2e114a
 import math
@@ -140,37 +140,14 @@ class AttentionBody(nn.Module):
         y = self.norm(x)
         return x + self.attention(y, y, y, need_weights=False)[0]
 
-# %% ../../nbs/timellm/01_model.ipynb #84946826
-def check(cfg: ModelConfig, prompt: PromptConfig, width: int) -> None:
-    "Raises UserError where sizes do not fit."
-    if cfg.d_ff > width: raise UserError(f"model.d_ff {cfg.d_ff}: that many dimensions are read from the language model, which has {width}")
-    if cfg.patch_len > cfg.sequence_length: raise UserError(f"model.patch_len {cfg.patch_len} is longer than model.sequence_length {cfg.sequence_length}")
-    if prompt.lags > cfg.sequence_length//2: raise UserError(f"prompt.lags {prompt.lags}: a window of {cfg.sequence_length} steps has {cfg.sequence_length//2} lags")
-
-# %% ../../nbs/timellm/01_model.ipynb #8bcc623d
-class TimeLLM(nn.Module):
-    "Windows (batch, sequence_length), one channel each -> forecasts (batch, prediction_horizon), in the units of the windows. Raises UserError."
-    def __init__(self, cfg: ModelConfig, vocabulary: int, width: int, lm: LanguageModel | None = None, prompt: PromptConfig = PromptConfig()):
+# %% ../../nbs/timellm/01_model.ipynb #5dd0074b
+class Describing(nn.Module):
+    "Describes windows in the LLM's width; its `memory` is dropped when it moves, and its `llm`, if any, stays in evaluation mode."
+    def __init__(self):
         super().__init__()
-        check(cfg, prompt, width)
-        self.cfg, self.width = cfg, width
-        self.patches = PatchEmbedding(cfg)
-        self.prototypes = (MappedPrototypes if cfg.prototypes == "mapped" else FreePrototypes)(cfg, vocabulary, width)
-        self.reprogramming = Reprogramming(cfg, width)
-        self.attention = AttentionBody(cfg, width) if cfg.variant == "attention" else None
-        self.head = FlattenHead(cfg)
-        self.asks = cfg.variant in ("full", "random_llm")                                   # is there an LLM to run?
-        self.llm = lm.model if lm and self.asks else None
-        self.register_buffer("kept_table", None if lm is None or self.asks else lm.table.detach().clone(), persistent=False)
-        self.prompter = Prompter(lm, prompt, cfg.sequence_length, cfg.prediction_horizon, cfg.strict_compat) if lm and self.asks else None
-        self.memory = {}                                                                    # what need not be computed again
-        if lm and cfg.prototypes == "free": self.prototypes.start_from(lm.table)
-
-    @property
-    def table(self) -> Tensor: return self.kept_table if self.llm is None else self.llm.get_input_embeddings().weight.detach()
+        self.memory = {}
 
     def train(self, mode: bool = True):
-        "Training mode for all but the LLM, whose dropout, if it has any, stays off."
         super().train(mode)
         self.memory.pop("state", None)                                                      # weights may be swapped for averaged ones, which no version counts
         if self.llm is not None: self.llm.eval()
@@ -179,6 +156,9 @@ class TimeLLM(nn.Module):
     def _apply(self, move, *args, **kwargs):
         self.memory = {}                                                                    # it was on another device
         return super()._apply(move, *args, **kwargs)
+
+    @property
+    def table(self) -> Tensor: return self.kept_table if self.llm is None else self.llm.get_input_embeddings().weight.detach()
 
     def prototype_rows(self) -> Tensor:
         "The prototypes (num_prototypes, width); without gradients they are kept until the weights change."
@@ -194,6 +174,31 @@ class TimeLLM(nn.Module):
     def shares(self, context: Tensor) -> Tensor:
         "How much the patches of windows (batch, length) attend to each prototype, mean over heads: (batch, patches, num_prototypes)."
         return self.reprogramming.shares(self.patches(instance_norm(context)[0]), self.prototype_rows())
+
+# %% ../../nbs/timellm/01_model.ipynb #74528143
+def check(cfg: ModelConfig, prompt: PromptConfig, width: int) -> None:
+    "Raises UserError where sizes do not fit."
+    if cfg.d_ff > width: raise UserError(f"model.d_ff {cfg.d_ff}: that many dimensions are read from the language model, which has {width}")
+    if cfg.patch_len > cfg.sequence_length: raise UserError(f"model.patch_len {cfg.patch_len} is longer than model.sequence_length {cfg.sequence_length}")
+    if prompt.lags > cfg.sequence_length//2: raise UserError(f"prompt.lags {prompt.lags}: a window of {cfg.sequence_length} steps has {cfg.sequence_length//2} lags")
+
+# %% ../../nbs/timellm/01_model.ipynb #8bcc623d
+class TimeLLM(Describing):
+    "Windows (batch, sequence_length), one channel each -> forecasts (batch, prediction_horizon), in the units of the windows. Raises UserError."
+    def __init__(self, cfg: ModelConfig, vocabulary: int, width: int, lm: LanguageModel | None = None, prompt: PromptConfig = PromptConfig()):
+        super().__init__()
+        check(cfg, prompt, width)
+        self.cfg, self.width = cfg, width
+        self.patches = PatchEmbedding(cfg)
+        self.prototypes = (MappedPrototypes if cfg.prototypes == "mapped" else FreePrototypes)(cfg, vocabulary, width)
+        self.reprogramming = Reprogramming(cfg, width)
+        self.attention = AttentionBody(cfg, width) if cfg.variant == "attention" else None
+        self.head = FlattenHead(cfg)
+        self.asks = cfg.variant in ("full", "random_llm")                                   # is there an LLM to run?
+        self.llm = lm.model if lm and self.asks else None
+        self.register_buffer("kept_table", None if lm is None or self.asks else lm.table.detach().clone(), persistent=False)
+        self.prompter = Prompter(lm, prompt, cfg.sequence_length, cfg.prediction_horizon, cfg.strict_compat) if lm and self.asks else None
+        if lm and cfg.prototypes == "free": self.prototypes.start_from(lm.table)
 
     @torch.no_grad()
     def past(self, ids: Tensor, real: Tensor) -> Past:
