@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['drawn_windows', 'prompt_rows', 'part_rows', 'validate_series', 'forecast_figures', 'horizon_figure', 'word_rows',
-           'attention_figure', 'figures']
+           'attention_figure', 'twins', 'variant_rows', 'verdict', 'figures']
 
-# %% ../../nbs/timellm/03_figures.ipynb #508227b2
+# %% ../../nbs/timellm/03_figures.ipynb #a147a469
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..core.config import flat
 from ..core.forecast import day_steps
+from ..core.runs import find_runs
 from ..core.report import Section, curve, heatmap, read_json
 from ..core.series import Series, split_bounds
 from .prompt import instance_norm, statistics
@@ -52,7 +54,7 @@ def validate_series(series: Series, cfg) -> tuple[dict, list[Section]]:
                    Section("Parts", "Training, validation and test follow each other in time; a sample is one channel of one window.", table=part_rows(series, cfg)),
                    Section("What the prompts would tell", "Over windows of the training part.", table=prompt_rows(series, cfg))]
 
-# %% ../../nbs/timellm/03_figures.ipynb #7b3f535b
+# %% ../../nbs/timellm/03_figures.ipynb #020217f8
 def forecast_figures(samples: list[dict]) -> list:
     "A plot for each channel: the end of a window, the truth and the forecast."
     made = []
@@ -77,6 +79,33 @@ def attention_figure(samples: list[dict]):
     rows = [{"patch": str(p), "prototype": f"{s['prototype']} {s['words'][0]!r}", "share": v} for s in samples if "words" in s for p, v in enumerate(s["by_patch"])]
     return heatmap(rows, "patch", "prototype", "share", "Attention of a window's patches") if rows else None
 
+# %% ../../nbs/timellm/03_figures.ipynb #6f8ef4c0
+def twins(run, others: list) -> list:
+    "The finished runs among `others` whose config differs from that of `run` in variant and seed at most."
+    free = {"seed", "model.variant", "training.valid_limit", "training.log_every", "check_memory"}
+    plain = lambda r: {k: v for k, v in flat(r.config).items() if k not in free}
+    return [r for r in others if r.summary and plain(r) == plain(run)]
+
+def variant_rows(run, others: list) -> list[dict]:
+    "One row a variant with its test MSE over seeds, then the baselines of the same samples; empty where there is but one variant."
+    found = {}
+    for r in twins(run, others): found.setdefault(r.config["model"]["variant"], []).append(r.summary["test"]["mse"])
+    if len(found) < 2: return []
+    rows = [{"forecast by": name, "runs": len(v), "mean MSE": sum(v)/len(v), "least": min(v), "most": max(v)} for name, v in found.items()]
+    return rows + [{"forecast by": name, "runs": 1, "mean MSE": v["mse"], "least": v["mse"], "most": v["mse"]} for name, v in run.summary["baseline"].items()]
+
+def verdict(rows: list[dict]) -> str:
+    "What the rows say about the language model, in a sentence."
+    by = {r["forecast by"]: r for r in rows}
+    rivals = [by[n] for n in ("without_llm", "attention", "random_llm") if n in by]
+    if "full" not in by or not rivals: return "There is no run of the full model, or none without its language model, to compare."
+    full, best = by["full"], min(rivals, key=lambda r: r["mean MSE"])
+    said = "helps" if full["most"] < best["least"] else "makes it worse" if full["least"] > best["most"] else "makes no difference beyond the spread of the seeds"
+    linear = by.get("exact linear")
+    tail = f" The exact linear forecast errs {linear['mean MSE']:.4f}." if linear else ""
+    return f"Against {best['forecast by']} ({best['mean MSE']:.4f}), the language model ({full['mean MSE']:.4f}) {said}.{tail}"
+
+# %% ../../nbs/timellm/03_figures.ipynb #28759f26
 def figures(run) -> list[Section]:
     "The sections that a run's report adds."
     found, samples = read_json(Path(run.path)/"evaluation.json") or {}, read_json(Path(run.path)/"samples.json") or []
@@ -87,5 +116,6 @@ def figures(run) -> list[Section]:
     if words := word_rows(samples):
         sections.append(Section("Learnt prototypes", "Which prototypes patches attend to most, and the tokens whose vectors point the same way. An untrained table of tokens, as that of the embedded model, gives words without meaning.",
                                 table=words, figure=attention_figure(samples)))
+    if rows := variant_rows(run, find_runs("timellm")) if run.summary else []: sections.append(Section("Does the language model help?", verdict(rows), table=rows))
     if found.get("sweep"): sections.append(Section("Does the prompt matter?", "Validation error with each window's own prompt, with another window's, and with the same one for all.", table=found["sweep"]))
     return sections
