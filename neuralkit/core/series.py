@@ -6,7 +6,7 @@
 __all__ = ['TIME_NAMES', 'COUNTS', 'NAMED_SPLITS', 'Series', 'SeriesConfig', 'read_frame', 'line_where', 'time_column',
            'as_dates', 'pick', 'side_by_side', 'numbers', 'is_number', 'even_steps', 'read_channels', 'as_series',
            'read_series', 'read_every_series', 'split_bounds', 'fit_scale', 'scaled', 'Windows', 'check_like',
-           'scale_kind', 'series_parts', 'generated_series']
+           'scale_kind', 'series_parts', 'part_rows', 'generated_series']
 
 # %% ../../nbs/core/12_series.ipynb #0216af29
 import math, re, warnings
@@ -277,6 +277,19 @@ def series_parts(series: Series, cfg: SeriesConfig, context: int, horizon: int, 
     values = scaled(series.values, scale)
     bounds = {"train": (0, train), "valid": (train, valid), "test": (valid, test)}
     return {name: Windows(values, *b, context, horizon, cfg.stride if name == "train" else 1, name) for name, b in bounds.items()}, scale
+
+# %% ../../nbs/core/12_series.ipynb #d8e86f3b
+def part_rows(series: Series, cfg: SeriesConfig, context: int, horizon: int) -> list[dict]:
+    "For each part and channel: steps, windows, mean, deviation, and the share of steps outside of the training part's range. Raises UserError."
+    ends, rows = split_bounds(len(series), cfg.split), []
+    train = series.values[:ends[0]]
+    if not len(train): raise UserError(f"{series.source.name}: the training part is empty; there are {len(series)} steps")
+    for name, begin, end in zip(("train", "valid", "test"), (0, *ends[:2]), ends):
+        part, windows = series.values[begin:end], max(0, end - max(begin, context) - horizon + 1)
+        outside = ((part < train.amin(0)) | (part > train.amax(0))).double().mean(0).tolist()
+        rows += [{"part": name, "channel": c, "steps": len(part), "windows": windows, "mean": float(part[:, k].mean()), "deviation": float(part[:, k].std()), "outside training range": outside[k]}
+                 for k, c in enumerate(series.channels)]
+    return rows
 
 # %% ../../nbs/core/12_series.ipynb #cc2fb0d6
 def generated_series(hours: int = 14_400, channels: int = 7, seed: int = 0) -> Series:

@@ -6,7 +6,7 @@
 __all__ = ['TrainingConfig', 'learning_rate', 'epoch_batches', 'Ema', 'trainable_state', 'load_trainable', 'optimizer_state',
            'load_optimizer', 'save_checkpoint', 'point', 'checkpoints', 'tidy', 'load_checkpoint', 'newest_checkpoint',
            'weights_of', 'StopRequest', 'Stopped', 'Step', 'parameter_groups', 'shard', 'Updates', 'Learner',
-           'averaged', 'mean_losses', 'Keeper', 'Logbook', 'Trainer', 'due']
+           'averaged', 'mean_losses', 'Keeper', 'Logbook', 'Solver', 'Trainer', 'due']
 
 # %% ../../nbs/core/05_train.ipynb #2740b742
 import json, math, os, shutil, signal, time, warnings
@@ -388,8 +388,30 @@ class Logbook(Keeper):
             self.state = broadcast_object_list([self.state])[0]
         self.clock = time.monotonic() - self.state["seconds"]       # evaluating is not training time
 
+# %% ../../nbs/core/05_train.ipynb #43827f76
+class Solver(Logbook):
+    "Fits without gradient descent, where the system can."
+    def solved(self) -> bool:
+        "Fit in closed form, as one step, where the system has such a way and the config asks for it."
+        begun = time.monotonic()
+        found = getattr(self.system, "solve", lambda *given: None)(self.model, self.cfg, self.data)
+        if found is None: return False
+        if self.main: self.run.rewind(0)
+        self.total, self.saved, seconds = 1, None, time.monotonic() - begun
+        self.state |= {"step": 1, "epoch": self.training.epochs, "seconds": seconds}
+        if self.ema: self.ema = Ema(self.model, self.training.ema)
+        losses = mean_losses(self.system, self.model, self.data.train, 2*self.training.batch_size, self.cfg.seed)
+        print(f"solved in {seconds:.2f} s  loss {losses['loss']:.4f}  " + "  ".join(f"{k} {v:.4g}" for k, v in found.items() if isinstance(v, float)), flush=True)
+        speed = len(self.data.train)/max(seconds, 1e-9)
+        if self.main: self.run.log(step=1, epoch=self.training.epochs, split="train", **losses, lr=0., grad_norm=0., examples_per_s=speed, tokens_per_s=speed, seconds=round(seconds, 3))
+        self.accelerator.log({f"train/{k}": v for k, v in losses.items()}, step=1)
+        if self.main: self.run.note(solved=found)
+        self.judge()
+        self.save()
+        return True
+
 # %% ../../nbs/core/05_train.ipynb #68d836cb
-class Trainer(Logbook):
+class Trainer(Solver):
     "The whole loop."
     def fit(self, resume: tuple | None = None) -> None:
         "Train to the end. Raises Stopped, with everything saved, when asked to stop."
@@ -411,25 +433,6 @@ class Trainer(Logbook):
                 if self.over(): break
         if self.state["best"] is None: self.judge()
         self.save()
-
-    def solved(self) -> bool:
-        "Fit in closed form, as one step, where the system has such a way and the config asks for it."
-        begun = time.monotonic()
-        found = getattr(self.system, "solve", lambda *given: None)(self.model, self.cfg, self.data)
-        if found is None: return False
-        if self.main: self.run.rewind(0)
-        self.total, self.saved, seconds = 1, None, time.monotonic() - begun
-        self.state |= {"step": 1, "epoch": self.training.epochs, "seconds": seconds}
-        if self.ema: self.ema = Ema(self.model, self.training.ema)
-        losses = mean_losses(self.system, self.model, self.data.train, 2*self.training.batch_size, self.cfg.seed)
-        print(f"solved in {seconds:.2f} s  loss {losses['loss']:.4f}  " + "  ".join(f"{k} {v:.4g}" for k, v in found.items() if isinstance(v, float)), flush=True)
-        speed = len(self.data.train)/max(seconds, 1e-9)
-        if self.main: self.run.log(step=1, epoch=self.training.epochs, split="train", **losses, lr=0., grad_norm=0., examples_per_s=speed, tokens_per_s=speed, seconds=round(seconds, 3))
-        self.accelerator.log({f"train/{k}": v for k, v in losses.items()}, step=1)
-        if self.main: self.run.note(solved=found)
-        self.judge()
-        self.save()
-        return True
 
     def over(self) -> bool: return self.state["step"] >= self.total or 0 < self.training.early_stopping_patience <= self.state["worse"]
 

@@ -186,6 +186,7 @@ def predict(run, inputs: list, checkpoint: str = "best", **overrides) -> list[di
     _, module, cfg, fitted, model = load_run(run, checkpoint, **overrides)
     return module.predict(model, cfg, fitted, inputs)
 
+# %% ../../nbs/core/08_verbs.ipynb #7d0e8235
 def keep_prediction(run, rows: list[dict], name: str, form: str = "json", out: str | None = None) -> Path:
     "Write rows as JSON or CSV and, where the system draws them, prediction.html beside; in `out` or RUN/predictions/<name>/. Returns the table's path."
     run = open_run(run.path if isinstance(run, Run) else run)
@@ -206,6 +207,7 @@ def as_csv(rows: list[dict]) -> str:
     writer.writerows(rows)
     return out.getvalue()
 
+# %% ../../nbs/core/08_verbs.ipynb #a0151920
 def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = True, sweep_limit: int = 32, checkpoint: str = "best", grid: dict | None = None, **overrides) -> Run:
     """All metrics of a run on a split, beside the baseline, samples, and the sweep over sampling choices (always on the validation split, so that nothing
     is chosen on the test). Writes evaluation.json and the report. Raises UserError."""
