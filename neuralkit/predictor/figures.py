@@ -129,6 +129,6 @@ def figures(run) -> list[Section]:
     if not samples: return []
     sections = [Section("Forecasts", "The newest steps of the split, each forecast that many steps before.", figure=band_figures(samples)),
                 Section("Capacity", "Who orders the forecast quantile, or a multiple of the present load, has too little in some steps and too much in others.", figure=cost_figures(samples)),
-                Section("Coverage at the lead", table=coverage_rows(samples))]
+                Section("Coverage at the lead", f"Over the newest {len(samples[0]['truth']):,} steps of the {found.get('split', 'test')} split.", table=coverage_rows(samples))]
     if found.get("sweep"): sections.append(Section("How long a context?", "Validation MSE of the exact solution.", figure=sweep_figure(found["sweep"])))
     return sections

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['drawn_windows', 'prompt_rows', 'validate_series', 'forecast_figures', 'horizon_figure', 'word_rows',
-           'attention_figure', 'twins', 'variant_rows', 'verdict', 'figures']
+           'attention_figure', 'twins', 'variant_rows', 'verdict', 'judged_on', 'figures']
 
 # %% ../../nbs/timellm/03_figures.ipynb #a147a469
 from pathlib import Path
@@ -97,13 +97,18 @@ def verdict(rows: list[dict]) -> str:
     return f"Against {best['forecast by']} ({best['mean MSE']:.4f}), the language model ({full['mean MSE']:.4f}) {said}.{tail}"
 
 # %% ../../nbs/timellm/03_figures.ipynb #28759f26
+def judged_on(found: dict, summary: dict | None, what: str) -> str:
+    "On what an evaluation, or else the end of training, judged: a sentence."
+    n = (found.get("metrics") or (summary or {}).get("test") or {}).get(what)
+    return f"Over {n:,} {what} of the {found.get('split', 'test')} split." if n else ""
+
 def figures(run) -> list[Section]:
     "The sections that a run's report adds."
     found, samples = read_json(Path(run.path)/"evaluation.json") or {}, read_json(Path(run.path)/"samples.json") or []
     samples = found.get("samples") or samples
     if not samples: return []
     sections = [Section("Forecasts", "One window of each channel, in its own units, beside the exact linear forecast.", figure=forecast_figures(samples)),
-                Section("Error by horizon and channel", figure=horizon_figure(samples))]
+                Section("Error by horizon and channel", judged_on(found, run.summary, "samples"), figure=horizon_figure(samples))]
     if words := word_rows(samples):
         sections.append(Section("Learnt prototypes", "Which prototypes patches attend to most, and the tokens whose vectors point the same way. An untrained table of tokens, as that of the embedded model, gives words without meaning.",
                                 table=words, figure=attention_figure(samples)))
