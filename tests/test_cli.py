@@ -169,7 +169,7 @@ def test_init_from_a_run_with_another_model_is_refused(refused, run):
 
 def test_init_from_a_run_with_another_encoder_is_refused(refused, run, home):
     from transformers import BertModel
-    from neuralkit.core.pretrained import tiny_encoder
+    from neuralkit.text.encoder import tiny_encoder
     model, tokenizer = tiny_encoder(width=32)
     for part in (BertModel(model.config), tokenizer): part.save_pretrained(home/"other")
     refused([*TRAIN, "--encoder", home/"other", "--init-from", "last"], ["encoder"])

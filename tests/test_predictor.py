@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from conftest import Result, files
 from neuralkit.core.runs import Run, find_runs, read_json
 from neuralkit.core.verbs import evaluate, predict, train
-from neuralkit.predictor.data import generate_trace
+from neuralkit.predictor.trace import generate_trace
 from test_contract import Loads
 from test_papermill import assert_executed, desk, piped      # noqa: F401  desk is a fixture
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import files, neuralkit_process, sha256
-from neuralkit.core.llm import in_double, load_llm, tiny_tokenizer
+from neuralkit.text.llm import in_double, load_llm, tiny_tokenizer
 from neuralkit.core.runs import Run, find_runs, read_json
 from neuralkit.core.train import Ema, averaged, load_trainable, mean_losses, trainable_state
 from neuralkit.core.verbs import config_of, evaluate, load_run, train

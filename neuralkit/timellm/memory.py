@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..core.config import UserError
-from ..core.llm import WALKED
+from ..text.llm import WALKED
 from .model import ModelConfig, TimeLLM, count_weights
 
 # %% ../../nbs/timellm/02_memory.ipynb #8696b101

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pydantic import Field
 
 from ..core.config import Config, UserError
-from ..core.llm import LanguageModel, Past, load_llm, positions_of, run_decoder
+from ..text.llm import LanguageModel, Past, load_llm, positions_of, run_decoder
 from .prompt import PromptConfig, Prompter, instance_norm
 
 # %% ../../nbs/timellm/01_model.ipynb #95c945b4

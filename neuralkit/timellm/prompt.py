@@ -14,7 +14,7 @@ from torch import Tensor
 from pydantic import Field
 
 from ..core.config import Config
-from ..core.llm import LanguageModel
+from ..text.llm import LanguageModel
 
 # %% ../../nbs/timellm/00_prompt.ipynb #17acd587
 class PromptConfig(Config):
