@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'SCHEMA_VERSION', 'home', 'runs_root', 'write_atomic', 'write_json', 'read_json', 'utc', 'git_state',
-           'versions', 'Run', 'alive', 'create_run', 'find_runs', 'open_run', 'run_table', 'minutes', 'keep_reference',
-           'claim_notebook']
+           'versions', 'alive', 'status_of', 'Run', 'create_run', 'find_runs', 'open_run', 'minutes', 'run_table',
+           'keep_reference', 'claim_notebook']
 
 # %% ../../nbs/core/01_runs.ipynb #57eb90b4
-import json, os, socket, subprocess, sys, warnings
+import itertools, json, os, socket, subprocess, sys, warnings
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -17,12 +17,18 @@ from .config import UserError, Config, config_hash, differences, flat
 
 # %% ../../nbs/core/01_runs.ipynb #c81ada34
 def home() -> Path:
-    "The folder that holds `runs/` and `data/`."
-    if given := os.environ.get("NEURALKIT_HOME"): return Path(given)
+    "The folder of `runs/` and `data/`: $NEURALKIT_HOME, else the checkout around here, else the current folder."
+    given = os.environ.get("NEURALKIT_HOME")
+    if given: return Path(given)
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p/"settings.ini").exists() and (p/"neuralkit").is_dir()), here)
+    for folder in (here, *here.parents):
+        if (folder/"settings.ini").exists() and (folder/"neuralkit").is_dir(): return folder
+    return here
 
-def runs_root() -> Path: return home()/"runs"
+# %% ../../nbs/core/01_runs.ipynb #53e5b789
+def runs_root() -> Path:
+    "The folder of all runs: runs/<system>/<run>."
+    return home()/"runs"
 
 # %% ../../nbs/core/01_runs.ipynb #7de59028
 def write_atomic(path, content: str | bytes) -> Path:
@@ -36,29 +42,87 @@ def write_atomic(path, content: str | bytes) -> Path:
     os.replace(beside, path)
     return path
 
-def write_json(path, value) -> Path: return write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-def read_json(path): return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else None
+# %% ../../nbs/core/01_runs.ipynb #8847da83
+def write_json(path, value) -> Path:
+    "Write `value` as JSON in one step: indented, letters as they are."
+    return write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+# %% ../../nbs/core/01_runs.ipynb #fda9f255
+def read_json(path):
+    "What the JSON file holds, None where there is none. Raises UserError where it is not JSON."
+    path = Path(path)
+    if not path.is_file(): return None
+    try: return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as e:
+        line = e.lineno
+        reason = e.msg if e.doc.strip() else "the file is empty"
+    except UnicodeDecodeError as e:
+        line = e.object.count(b"\n", 0, e.start) + 1
+        reason = "not UTF-8 text"
+    raise UserError(f"{path} line {line}: not JSON ({reason})")
 
 # %% ../../nbs/core/01_runs.ipynb #ada18649
-def utc() -> str: return datetime.now(timezone.utc).isoformat(timespec="seconds")
+def utc() -> str:
+    "Now, in UTC, to the second, as ISO 8601."
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
+# %% ../../nbs/core/01_runs.ipynb #b666b636
 def git_state() -> dict:
-    "Commit of the code that runs, and whether it was changed since; None outside a git checkout."
-    def ask(*words): return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=20)
-    try: commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.TimeoutExpired): return {"commit": None, "dirty": None}
-    return {"commit": commit.stdout.strip() or None, "dirty": bool(status.stdout.strip()) if commit.returncode == 0 else None}
+    "Commit of the code that runs, and whether it was changed since (dirty); None for both outside a git checkout."
+    try:
+        commit = _git("rev-parse", "HEAD")
+        status = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.TimeoutExpired):           # no git, or a disk that does not answer
+        return {"commit": None, "dirty": None}
+    dirty = bool(status.stdout.strip()) if commit.returncode == 0 else None
+    return {"commit": commit.stdout.strip() or None, "dirty": dirty}
 
-PACKAGES = ("neuralkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors", "numpy", "polars", "sacrebleu")
+def _git(*words: str) -> subprocess.CompletedProcess:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20)
+
+# %% ../../nbs/core/01_runs.ipynb #a5d70fa4
+PACKAGES = ("neuralkit", "torch", "transformers", "tokenizers", "datasets",
+            "accelerate", "safetensors", "numpy", "polars", "sacrebleu")
 
 def versions() -> dict[str, str]:
-    "Python and the packages on which a result may depend."
-    installed = {name: _version(name) for name in PACKAGES}
-    return {"python": sys.version.split()[0]} | {name: v for name, v in installed.items() if v}
+    "Python and, of the packages on which a result may depend, those that are installed."
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try: found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError: continue
+    return found
 
-def _version(name: str) -> str | None:
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return None
+# %% ../../nbs/core/01_runs.ipynb #74e283de
+def alive(pid: int | None) -> bool:
+    "Does a process of this number exist on this machine?"
+    try: os.kill(pid, 0)                 # signal 0 only asks
+    except PermissionError: return True  # it exists, and is another user's
+    except (OSError, TypeError): return False
+    return True
+
+# %% ../../nbs/core/01_runs.ipynb #a8bb5f76
+def status_of(manifest: dict, has_summary: bool) -> str:
+    "running, finished, failed, stopped; killed where the process went before it could say so."
+    said = manifest.get("status", "?")
+    if said == "finished":
+        return said if has_summary else "killed"
+    here = manifest.get("host") == socket.gethostname()
+    gone = here and not alive(manifest.get("pid"))
+    return "killed" if said == "running" and gone else said
+
+# %% ../../nbs/core/01_runs.ipynb #16eac963
+def _whole_rows(path: Path) -> list[dict]:
+    "The rows of a .jsonl file that can be read, [] where there is no file; a warning names each that cannot."
+    if not path.exists(): return []
+    rows = []
+    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try: rows.append(json.loads(line))
+        except json.JSONDecodeError: warnings.warn(f"{path} line {n} is torn and was left out")
+    return rows
+
+def _write_rows(path: Path, rows: list[dict]) -> None:
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 # %% ../../nbs/core/01_runs.ipynb #237a9742
 SCHEMA_VERSION = 1
@@ -70,23 +134,23 @@ class Run:
     def __truediv__(self, name) -> Path: return self.path/name
 
     @property
-    def name(self) -> str: return f"{self.system}/{self.path.name}"
+    def config(self) -> dict:
+        return read_json(self/"config.json")
     @property
-    def config(self) -> dict: return read_json(self/"config.json")
+    def manifest(self) -> dict:
+        return read_json(self/"manifest.json") or {}
     @property
-    def manifest(self) -> dict: return read_json(self/"manifest.json") or {}
+    def summary(self) -> dict | None:
+        return read_json(self/"summary.json")
     @property
-    def summary(self) -> dict | None: return read_json(self/"summary.json")
+    def system(self) -> str:
+        return self.manifest.get("system", self.path.parent.name)
     @property
-    def system(self) -> str: return self.manifest.get("system", self.path.parent.name)
-
+    def name(self) -> str:
+        return f"{self.system}/{self.path.name}"
     @property
     def status(self) -> str:
-        "running, finished, failed, stopped; killed where the process of a running one is gone, or went before the summary was written."
-        m = self.manifest
-        here = m.get("host") == socket.gethostname()
-        if m.get("status") == "finished" and not (self/"summary.json").exists(): return "killed"
-        return "killed" if m.get("status") == "running" and here and not alive(m.get("pid")) else m.get("status", "?")
+        return status_of(self.manifest, (self/"summary.json").exists())
 
     def note(self, **facts) -> None:
         "Add facts to the manifest."
@@ -94,90 +158,114 @@ class Run:
 
     def log(self, **row) -> None:
         "Append one line to metrics.jsonl."
-        with open(self/"metrics.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
+        with open(self/"metrics.jsonl", "a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict]:
-        "The logged rows; a last line torn by a kill is passed over."
-        path, rows = self/"metrics.jsonl", []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try: rows.append(json.loads(line))
-            except json.JSONDecodeError: warnings.warn(f"{path} line {len(rows) + 1} is torn and was left out")
-        return rows
+        "The logged rows; a line torn by a kill is passed over, with a warning."
+        return _whole_rows(self/"metrics.jsonl")
+
+    def keep_rows(self, n: int) -> None:
+        "Keep the first `n` logged rows, in one step; what was logged later is forgotten, and a torn line goes."
+        _write_rows(self/"metrics.jsonl", self.metrics()[:n])
 
     def rewind(self, step: int) -> None:
         "Forget what was logged after `step`: training goes on from there."
-        rows = [r for r in self.metrics() if r["step"] <= step]
-        write_atomic(self/"metrics.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+        _write_rows(self/"metrics.jsonl", [row for row in self.metrics() if row["step"] <= step])
 
     def finish(self, summary: dict) -> None:
         "Write the final metrics, last and in one step: their absence means that the run is not finished."
         self.note(status="finished", ended=utc())
         write_json(self/"summary.json", summary)
 
-def alive(pid: int | None) -> bool:
-    "Does a process of this number exist on this machine?"
-    try: os.kill(pid, 0)
-    except PermissionError: return True
-    except (OSError, TypeError): return False
-    return True
-
 # %% ../../nbs/core/01_runs.ipynb #2652a5d8
 def create_run(system: str, cfg: Config, command: str = "", parent: str | None = None, **facts) -> Run:
     "A new run folder with config and manifest: runs/<system>/<UTC time>-<hash>-s<seed>."
-    digest, seed = config_hash(cfg), getattr(cfg, "seed", 0)
-    stem = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{digest[:6]}-s{seed}"
-    path = next(p for n in range(1, 1000) if not (p := runs_root()/system/(stem if n == 1 else f"{stem}-{n}")).exists())
-    path.mkdir(parents=True)
-    run = Run(path)
-    write_json(run/"config.json", cfg.model_dump(mode="json"))
-    write_json(run/"manifest.json", {"schema_version": SCHEMA_VERSION, "system": system, "run": path.name, "command": command,
-        "git": git_state(), "config_hash": digest, "seed": seed, "packages": versions(), "started": utc(), "ended": None,
-        "status": "running", "pid": os.getpid(), "host": socket.gethostname(), "parent": parent} | facts)
+    values = cfg.model_dump(mode="json")
+    digest = config_hash(cfg)
+    seed = values.get("seed", 0)
+    now = datetime.now(timezone.utc)
+    run = Run(_new_folder(runs_root()/system, f"{now:%Y%m%dT%H%M%SZ}-{digest[:6]}-s{seed}"))
+    write_json(run/"config.json", values)
+    what = {"schema_version": SCHEMA_VERSION, "system": system, "run": run.path.name, "command": command,
+            "git": git_state(), "config_hash": digest, "seed": seed, "packages": versions()}
+    write_json(run/"manifest.json", what | _begun() | {"parent": parent} | facts)
     return run
+
+def _begun() -> dict:
+    return {"started": utc(), "ended": None, "status": "running", "pid": os.getpid(), "host": socket.gethostname()}
+
+def _new_folder(parent: Path, stem: str) -> Path:
+    "A folder that was not there before: `stem`, or `stem`-2, ..."
+    for n in itertools.count(1):
+        path = parent/(stem if n == 1 else f"{stem}-{n}")
+        try: path.mkdir(parents=True)
+        except FileExistsError: continue
+        return path
 
 # %% ../../nbs/core/01_runs.ipynb #d5192832
 def find_runs(system: str = "*") -> list[Run]:
     "All run folders, oldest first; reference results, which are not run folders, are passed over."
-    found = [p.parent for p in runs_root().glob(f"{system}/*/manifest.json") if p.parent.parent.name != "reference"]
-    return [Run(p) for p in sorted(found, key=lambda p: p.name)]
+    manifests = runs_root().glob(f"{system}/*/manifest.json")
+    found = [path.parent for path in manifests if path.parent.parent.name != "reference"]
+    return [Run(path) for path in sorted(found, key=lambda path: path.name)]
 
+# %% ../../nbs/core/01_runs.ipynb #6cbac8fe
 def open_run(name) -> Run:
     "The run that `name` (a path, a folder's name, `last`, or `<system>/last`) means. Raises UserError."
     path = Path(name).expanduser()
     if (path/"manifest.json").exists(): return Run(path.resolve())
-    *system, last = str(name).strip("/").split("/")
+    *system, wanted = str(name).strip("/").split("/")
     runs = find_runs(*system[-1:])
-    match = runs[-1:] if last == "last" else [r for r in runs if r.path.name == last]
-    if match: return match[-1]
-    raise UserError(f"no run {str(name)!r}: neither a run folder nor a name under {runs_root()}; `neuralkit runs` lists them")
+    if wanted != "last":
+        runs = [run for run in runs if run.path.name == wanted]
+    if runs: return runs[-1]
+    reason = f"neither a run folder nor a name under {runs_root()}"
+    raise UserError(f"no run {str(name)!r}: {reason}; `neuralkit runs` lists them")
+
+# %% ../../nbs/core/01_runs.ipynb #348124f1
+def minutes(started: str | None, ended: str | None) -> float | None:
+    "Minutes between two ISO times; None where one is missing."
+    if not (started and ended): return None
+    took = datetime.fromisoformat(ended) - datetime.fromisoformat(started)
+    return round(took.total_seconds()/60, 2)
 
 # %% ../../nbs/core/01_runs.ipynb #6f438134
 def run_table(runs: list[Run]) -> list[dict]:
-    "One row a run: name, status, device, steps, minutes, settings that differ from the first of its system, test figures."
-    rows, first = [], {}
+    "One row a run: status, device, steps, minutes, settings that differ from its system's first run, test figures."
+    first = {}                               # system -> config of its first run
+    rows = []
     for run in runs:
-        m, base = run.manifest, first.setdefault(run.system, run.config)
-        changed = {k: b for k, (_, b) in differences(base, run.config).items()}
-        result = {k: v for k, v in flat((run.summary or {}).get("test", {})).items() if isinstance(v, (int, float))}
-        rows.append({"run": run.name, "status": run.status, "device": m.get("device"), "steps": m.get("steps"),
-                     "minutes": minutes(m.get("started"), m.get("ended")), "settings": changed, "test": result})
+        if run.system not in first: first[run.system] = run.config
+        rows.append(_run_row(run, first[run.system]))
     return rows
 
-def minutes(started: str | None, ended: str | None) -> float | None:
-    "Minutes between two ISO times."
-    if not (started and ended): return None
-    return round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()/60, 2)
+def _run_row(run: Run, first: dict) -> dict:
+    manifest = run.manifest
+    settings = {name: value for name, (_, value) in differences(first, run.config).items()}
+    took = minutes(manifest.get("started"), manifest.get("ended"))
+    return {"run": run.name, "status": run.status, "device": manifest.get("device"), "steps": manifest.get("steps"),
+            "minutes": took, "settings": settings, "test": _figures(run.summary or {})}
+
+def _figures(summary: dict) -> dict:
+    test = flat(summary.get("test", {}))
+    return {name: value for name, value in test.items() if isinstance(value, (int, float))}
 
 # %% ../../nbs/core/01_runs.ipynb #ed9d2d58
 def keep_reference(run: Run, name: str) -> Path:
-    "Write runs/reference/<system>-<name>.json: manifest, config, summary and, where there is one, the evaluation without its samples."
-    manifest = {k: v for k, v in run.manifest.items() if k not in ("pid", "host")}
-    evaluation = {k: v for k, v in (read_json(run/"evaluation.json") or {}).items() if k != "samples"}
+    "Write runs/reference/<system>-<name>.json: manifest, config, summary and, if there is one, the evaluation."
+    kept = {"manifest": _without(run.manifest, "pid", "host"), "config": run.config, "summary": run.summary}
+    evaluation = _without(read_json(run/"evaluation.json") or {}, "samples")
+    if evaluation: kept["evaluation"] = evaluation
     folder = runs_root()/"reference"
     folder.mkdir(parents=True, exist_ok=True)
-    return write_json(folder/f"{run.system}-{name}.json", {"manifest": manifest, "config": run.config, "summary": run.summary} | ({"evaluation": evaluation} if evaluation else {}))
+    return write_json(folder/f"{run.system}-{name}.json", kept)
+
+def _without(facts: dict, *names: str) -> dict:
+    return {name: fact for name, fact in facts.items() if name not in names}
 
 # %% ../../nbs/core/01_runs.ipynb #1f12bb10
 def claim_notebook(path) -> None:
     "Ask papermill, if it runs this and was given no output path, to keep the executed notebook at `path`."
-    if pending := os.environ.get("NEURALKIT_NOTEBOOK"): write_atomic(pending + ".to", str(Path(path).resolve()))
+    pending = os.environ.get("NEURALKIT_NOTEBOOK")
+    if pending: write_atomic(pending + ".to", str(Path(path).resolve()))

@@ -18,24 +18,39 @@ from ..core.config import Config
 
 # %% ../../nbs/sgdd/00_diffusion.ipynb #595df2d1
 class DiffusionConfig(Config):
-    schedule: Literal["linear", "cosine"] = Field("linear", description="mask rate over time in training: linear or cosine")
-    loss: Literal["nelbo", "ce", "linear"] = Field("ce", description="row weights in training: nelbo (1/rate), ce (1), linear (1 - rate)")
-    condition_dropout: float = Field(0.1, ge=0, lt=1, description="share of rows trained without their meaning vector, for guidance")
+    "How texts are hidden in training, and what each of them counts."
+    schedule: Literal["linear", "cosine"] = Field(
+        "linear", description="mask rate over time in training: linear or cosine")
+    loss: Literal["nelbo", "ce", "linear"] = Field(
+        "ce", description="row weights in training: nelbo (1/rate), ce (1), linear (1 - rate)")
+    condition_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of rows trained without their meaning vector, for guidance")
 
 # %% ../../nbs/sgdd/00_diffusion.ipynb #e3ed47fb
 class CosineNoiseSchedule(nn.Module):
-    "alpha_bar(t): the share of tokens still visible at time t in [0, 1]."
-    def alpha_bar(self, t: Tensor) -> Tensor: return torch.cos(t*math.pi/2)**2
-    def mask_rate(self, t: Tensor) -> Tensor: return 1 - self.alpha_bar(t)
+    "What is visible at time t in [0, 1]; all methods map times (...) to numbers (...)."
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        "The share of tokens that is still visible."
+        return torch.cos(t*math.pi/2)**2
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        "The share of tokens that is hidden."
+        return 1 - self.alpha_bar(t)
+
     def rate_density(self, t: Tensor) -> Tensor:
         "d mask_rate / dt, the weight that turns a draw from this schedule into one from the uniform mask rate."
         return math.pi/2*torch.sin(t*math.pi)
 
+# %% ../../nbs/sgdd/00_diffusion.ipynb #6b4b1830
 class LinearNoiseSchedule(CosineNoiseSchedule):
     "The mask rate is the time itself."
-    def alpha_bar(self, t: Tensor) -> Tensor: return 1 - t
-    def rate_density(self, t: Tensor) -> Tensor: return torch.ones_like(t)
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        return 1 - t
 
+    def rate_density(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+# %% ../../nbs/sgdd/00_diffusion.ipynb #b7590030
 SCHEDULES = {"linear": LinearNoiseSchedule, "cosine": CosineNoiseSchedule}
 
 # %% ../../nbs/sgdd/00_diffusion.ipynb #c3cc0d8a
@@ -45,29 +60,34 @@ def corrupt(ids: Tensor,     # (batch, tokens)
             real: Tensor,    # (batch, tokens) True where not padding
             mask_id: int,
             ) -> tuple[Tensor, Tensor]:
-    "Noised ids and the boolean mask of what was hidden."
-    n = real.sum(1)
-    hide = torch.ceil(rate*n - 1e-4).long()
-    order = scores.masked_fill(~real, -1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    hidden = (order < hide[:, None]) & real
+    "Noised ids and the boolean mask of what was hidden, both (batch, tokens)."
+    hide = torch.ceil(rate*real.sum(1) - 1e-4).long()
+    order = scores.masked_fill(~real, -1).argsort(dim=1, descending=True, stable=True)
+    place = order.argsort(dim=1)                             # of each token in its row's order
+    hidden = (place < hide[:, None]) & real
     return ids.masked_fill(hidden, mask_id), hidden
 
 # %% ../../nbs/sgdd/00_diffusion.ipynb #b476cbc7
 def stratified(n: int, generator: torch.Generator) -> Tensor:
-    "n numbers in (0, 1], one in each n-th of the interval, shuffled."
-    u = (torch.arange(n) + torch.rand(n, generator=generator))/n
-    return 1 - u[torch.randperm(n, generator=generator)]
+    "n numbers in (0, 1], one in each n-th of the interval, shuffled: (n,)."
+    within = torch.rand(n, generator=generator)
+    u = (torch.arange(n) + within)/n
+    order = torch.randperm(n, generator=generator)
+    return 1 - u[order]
 
 # %% ../../nbs/sgdd/00_diffusion.ipynb #776febff
 class DiscreteDiffusion(nn.Module):
     "The absorbing process: q_sample hides tokens, get_loss_weights says what each row counts."
     def __init__(self, cfg: DiffusionConfig, mask_id: int):
         super().__init__()
-        self.cfg, self.mask_id, self.schedule = cfg, mask_id, SCHEDULES[cfg.schedule]()
+        self.cfg = cfg
+        self.mask_id = mask_id
+        self.schedule = SCHEDULES[cfg.schedule]()
 
     def q_sample(self, ids: Tensor, time: Tensor, scores: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "Noised ids (batch, tokens), what is hidden (batch, tokens), and the actual mask rate k/n (batch,)."
-        noised, hidden = corrupt(ids, self.schedule.mask_rate(time).clamp(1e-6, 1), scores, real, self.mask_id)
+        rate = self.schedule.mask_rate(time).clamp(1e-6, 1)
+        noised, hidden = corrupt(ids, rate, scores, real, self.mask_id)
         return noised, hidden, hidden.sum(1)/real.sum(1)
 
     def get_loss_weights(self, rate: Tensor, time: Tensor) -> Tensor:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['exact_match', 'token_accuracy', 'corpus_bleu', 'bleu_signature', 'sentence_bleu_each', 'sentence_bleu', 'words',
-           'common_subsequence', 'rouge_l_each', 'rouge_l', 'distinct_n', 'self_bleu', 'cosine', 'bertscore_each',
-           'bertscore', 'bootstrap_interval', 'overlap_metrics', 'text_metrics']
+           'common_subsequence', 'rouge_l_each', 'rouge_l', 'n_grams', 'distinct_n', 'self_bleu', 'cosine', 'greedy_f1',
+           'bertscore_each', 'bertscore', 'Interval', 'bootstrap_interval', 'overlap_metrics', 'text_metrics']
 
 # %% ../../nbs/text/03_metrics.ipynb #bf7286f3
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +27,12 @@ def _check_pairs(predictions: Sequence, references: Sequence) -> None:
 
 # %% ../../nbs/text/03_metrics.ipynb #871588b4
 def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
-    "Fraction of pairs, 0 to 1, that are equal once the white space around them is stripped. ValueError if there are none."
+    """Fraction of pairs, 0 to 1, that are equal once the white space around them is stripped.
+
+    ValueError if there are no pairs."""
     _check_pairs(predictions, references)
-    return sum(p.strip() == r.strip() for p, r in zip(predictions, references)) / len(references)
+    equal = [p.strip() == r.strip() for p, r in zip(predictions, references)]
+    return sum(equal) / len(references)
 
 # %% ../../nbs/text/03_metrics.ipynb #6bd0832d
 def token_accuracy(pred_ids: Tensor,  # (..., tokens) integer
@@ -50,7 +54,7 @@ def _bleu(tokenize: str, sentence: bool):
 
 # %% ../../nbs/text/03_metrics.ipynb #897ba262
 def corpus_bleu(predictions: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> float:
-    """BLEU, 0 to 100, from n-gram counts summed over the whole corpus (Papineni et al. 2002), computed by sacreBLEU.
+    """BLEU, 0 to 100, from n-gram counts summed over the whole corpus, computed by sacreBLEU.
 
     `bleu_signature(tokenize)` says how. ValueError if there are no pairs."""
     _check_pairs(predictions, references)
@@ -60,14 +64,18 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[str], tokenize:
 def bleu_signature(tokenize: str = "13a", sentence: bool = False) -> str:
     "sacreBLEU's own words for how `corpus_bleu` (or `sentence_bleu`) counts, for one reference a text."
     scorer = _bleu(tokenize, sentence)
-    (scorer.sentence_score if sentence else scorer.corpus_score)(*(("a", ["a"]) if sentence else (["a"], [["a"]])))
+    if sentence:                                             # there is no signature before a first score
+        scorer.sentence_score("a", ["a"])
+    else:
+        scorer.corpus_score(["a"], [["a"]])
     return str(scorer.get_signature())
 
 # %% ../../nbs/text/03_metrics.ipynb #f8d008bc
 def sentence_bleu_each(predictions: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> list[float]:
     "Each pair's own BLEU, 0 to 1, exponentially smoothed (sacreBLEU). ValueError if there are no pairs."
     _check_pairs(predictions, references)
-    return [_bleu(tokenize, True).sentence_score(p, [r]).score / 100 for p, r in zip(predictions, references)]
+    scorer = _bleu(tokenize, True)
+    return [scorer.sentence_score(p, [r]).score / 100 for p, r in zip(predictions, references)]
 
 # %% ../../nbs/text/03_metrics.ipynb #1f07a51c
 def sentence_bleu(predictions: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> float:
@@ -82,8 +90,10 @@ def words(text: str) -> list[str]:
 # %% ../../nbs/text/03_metrics.ipynb #ff7a485d
 def common_subsequence(a: Sequence, b: Sequence) -> int:
     "Length of the longest common subsequence of `a` and `b`, by bit-parallel rows (Hyyrö 2004)."
-    where, full = {}, (1 << len(a)) - 1          # bit i of where[x]: a[i] == x
-    for i, x in enumerate(a): where[x] = where.get(x, 0) | 1 << i
+    full = (1 << len(a)) - 1
+    where = {}                                   # bit i of where[x]: a[i] == x
+    for i, x in enumerate(a):
+        where[x] = where.get(x, 0) | 1 << i
     row = full                                   # a zero bit is a place where the length grows
     for x in b:
         hit = row & where.get(x, 0)
@@ -92,25 +102,37 @@ def common_subsequence(a: Sequence, b: Sequence) -> int:
 
 # %% ../../nbs/text/03_metrics.ipynb #fe396278
 def rouge_l_each(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Each pair's ROUGE-L F1, 0 to 1 (Lin 2004, beta = 1); 0 where either side has no word. ValueError if there are no pairs.
+    """Each pair's ROUGE-L F1, 0 to 1 (Lin 2004, beta = 1); 0 where either side has no word.
 
-    F1 of common/len(prediction) and common/len(reference) is 2 common / (len(prediction) + len(reference))."""
+    ValueError if there are no pairs."""
     _check_pairs(predictions, references)
-    pairs = [(words(p), words(r)) for p, r in zip(predictions, references)]
-    return [2 * common_subsequence(p, r) / max(len(p) + len(r), 1) for p, r in pairs]
+    scores = []
+    for prediction, reference in zip(predictions, references):
+        p, r = words(prediction), words(reference)
+        scores.append(2 * common_subsequence(p, r) / max(len(p) + len(r), 1))
+    return scores
 
 # %% ../../nbs/text/03_metrics.ipynb #03263ff1
 def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
     "Mean ROUGE-L F1 over the pairs, 0 to 1."
     return float(np.mean(rouge_l_each(predictions, references)))
 
+# %% ../../nbs/text/03_metrics.ipynb #4b82ee05
+def n_grams(tokens: Sequence, n: int) -> list[tuple]:
+    "All runs of `n` neighbours in `tokens`, in order; none where there are fewer."
+    later = [tokens[i:] for i in range(n)]       # the same tokens from the first, second, ... on
+    return list(zip(*later))
+
 # %% ../../nbs/text/03_metrics.ipynb #37ff3691
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Different word n-grams over all word n-grams of all texts, 0 to 1 (Li et al. 2016); higher is more varied.
 
-    0 where no text has `n` words. Falls as the corpus grows: compare equal amounts of text. ValueError if there is no text."""
+    0 where no text has `n` words. Falls as the corpus grows: compare equal amounts of text.
+    ValueError if there is no text."""
     _check_pairs(texts, texts)
-    grams = [g for text in map(words, texts) for g in zip(*(text[i:] for i in range(n)))]
+    grams = []
+    for text in texts:
+        grams += n_grams(words(text), n)
     return len(set(grams)) / max(len(grams), 1)
 
 # %% ../../nbs/text/03_metrics.ipynb #82568725
@@ -118,44 +140,62 @@ def self_bleu(texts: Sequence[str], most: int = 100, seed: int = 0, tokenize: st
     """Mean BLEU, 0 to 1, of each text against all others as its references (Zhu et al. 2018); lower is more varied.
 
     At most `most` texts are compared, drawn without replacement by `seed`. ValueError for fewer than two texts."""
-    if len(texts) < 2: raise ValueError(f"self-BLEU compares texts with each other: it needs two, here is {len(texts)}")
+    if len(texts) < 2:
+        raise ValueError(f"self-BLEU compares texts with each other: it needs two, here is {len(texts)}")
     chosen = np.random.default_rng(seed).permutation(len(texts))[:most]
     texts = [texts[i] for i in sorted(chosen)]
-    score = _bleu(tokenize, True).sentence_score
-    return float(np.mean([score(t, texts[:i] + texts[i+1:]).score for i, t in enumerate(texts)])) / 100
+    scorer = _bleu(tokenize, True)
+    scores = []
+    for i, text in enumerate(texts):
+        others = texts[:i] + texts[i+1:]
+        scores.append(scorer.sentence_score(text, others).score)
+    return float(np.mean(scores)) / 100
 
 # %% ../../nbs/text/03_metrics.ipynb #20dc8c79
 def cosine(a: Tensor | np.ndarray,  # (rows, width)
            b: Tensor | np.ndarray,  # (rows, width)
            ) -> Tensor:
     "Cosine of each row of `a` with the same row of `b`: (rows,), float32, -1 to 1; 0 where a row is all zeros."
-    a, b = torch.as_tensor(a).float(), torch.as_tensor(b).float()
+    a = torch.as_tensor(a).float()
+    b = torch.as_tensor(b).float()
     if a.shape != b.shape: raise ValueError(f"rows cannot be paired: shapes {tuple(a.shape)} and {tuple(b.shape)}")
     return F.cosine_similarity(a, b, dim=-1)
+
+# %% ../../nbs/text/03_metrics.ipynb #87a0914a
+def greedy_f1(pred: Tensor,    # a text's states: (its tokens, width)
+              ref: Tensor,     # (its own tokens, width)
+              ) -> float:
+    "BERTScore F1 of one pair; 0 where a side has no token, or where the best partners point apart."
+    if not len(pred) or not len(ref): return 0.0
+    alike = F.normalize(pred.float(), dim=-1) @ F.normalize(ref.float(), dim=-1).T     # (pred tokens, ref tokens)
+    precision = alike.amax(1).mean().item()
+    recall = alike.amax(0).mean().item()
+    if min(precision, recall) <= 0: return 0.0
+    return 2 * precision * recall / (precision + recall)
 
 # %% ../../nbs/text/03_metrics.ipynb #985ef945
 def bertscore_each(pred_states: Sequence[Tensor],  # a pair's states: (its own number of tokens, width)
                    ref_states: Sequence[Tensor],
                    ) -> list[float]:
-    """Each pair's BERTScore F1 by greedy matching (Zhang et al. 2020, section 3), without idf; 0 where a side has no token.
-
-    ValueError if there are no pairs."""
+    "Each pair's BERTScore F1 by greedy matching, without idf. ValueError if there are no pairs."
     _check_pairs(pred_states, ref_states)
-    def f1(p: Tensor, r: Tensor) -> float:
-        if not len(p) or not len(r): return 0.0
-        match = F.normalize(p.float(), dim=-1) @ F.normalize(r.float(), dim=-1).T     # (pred tokens, ref tokens)
-        precision, recall = match.amax(1).mean().item(), match.amax(0).mean().item()
-        return 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
-    return [f1(p, r) for p, r in zip(pred_states, ref_states)]
+    return [greedy_f1(p, r) for p, r in zip(pred_states, ref_states)]
 
 # %% ../../nbs/text/03_metrics.ipynb #f66ef1fc
 def bertscore(pred_states: Sequence[Tensor], ref_states: Sequence[Tensor]) -> float:
     "Mean BERTScore F1 over the pairs; arguments as in `bertscore_each`. Name the encoder beside the number."
     return float(np.mean(bertscore_each(pred_states, ref_states)))
 
+# %% ../../nbs/text/03_metrics.ipynb #6c343246
+class Interval(NamedTuple):
+    "A mean and how far it may be off, in the unit of the values."
+    mean: float
+    low: float
+    high: float
+
 # %% ../../nbs/text/03_metrics.ipynb #252b9a2c
-def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0, n: int = 1000) -> tuple[float, float, float]:
-    """(mean, low, high): the mean of `values` and its 95% percentile interval over `n` resamples (Efron 1979).
+def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0, n: int = 1000) -> Interval:
+    """The mean of `values` and its 95% percentile interval over `n` resamples (Efron 1979).
 
     Same seed, same interval. ValueError for no values."""
     values = np.asarray(values, dtype=float)
@@ -163,26 +203,34 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0, n: i
     rng = np.random.default_rng(seed)
     means = [rng.choice(values, values.size).mean() for _ in range(n)]
     low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+    return Interval(float(values.mean()), float(low), float(high))
 
 # %% ../../nbs/text/03_metrics.ipynb #5176ff45
 def overlap_metrics(predictions: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> dict[str, float]:
     "How far the pairs agree: `exact_match`, `bleu` (0 to 100), `sentence_bleu`, `rouge_l` (each 0 to 1)."
-    return {"exact_match": exact_match(predictions, references),
-            "bleu": corpus_bleu(predictions, references, tokenize),
-            "sentence_bleu": sentence_bleu(predictions, references, tokenize),
-            "rouge_l": rouge_l(predictions, references)}
+    return {
+        "exact_match": exact_match(predictions, references),
+        "bleu": corpus_bleu(predictions, references, tokenize),
+        "sentence_bleu": sentence_bleu(predictions, references, tokenize),
+        "rouge_l": rouge_l(predictions, references)}
 
 # %% ../../nbs/text/03_metrics.ipynb #69f4ee53
-def text_metrics(predictions: Sequence[str], references: Sequence[str], sources: Sequence[str] | None = None,
-                 tokenize: str = "13a", seed: int = 0) -> dict[str, float]:
-    """Every metric that needs strings only: `overlap_metrics`, `distinct_1`, `distinct_2` and (from two texts on) `self_bleu`.
+def text_metrics(predictions: Sequence[str],
+                 references: Sequence[str],
+                 sources: Sequence[str] | None = None,    # what the predictions were made from
+                 tokenize: str = "13a",                   # of BLEU
+                 seed: int = 0,                           # draws the texts for self-BLEU
+                 ) -> dict[str, float]:
+    """Every metric that needs strings only; 0 to 1, but `bleu` and `copy_bleu` 0 to 100.
 
-    With `sources`, the same overlap for the copied source, as `copy_exact_match`, `copy_bleu`, ... `bleu` and `copy_bleu`
-    are 0 to 100, all others 0 to 1. `seed` draws the texts for self-BLEU. ValueError if there are no pairs."""
+    `overlap_metrics`, `distinct_1`, `distinct_2` and, from two texts on, `self_bleu`. With `sources`, the overlap
+    of the copied source as `copy_exact_match`, `copy_bleu`, ... ValueError if there are no pairs."""
     scores = overlap_metrics(predictions, references, tokenize)
-    scores |= {f"distinct_{n}": distinct_n(predictions, n) for n in (1, 2)}
-    if len(predictions) > 1: scores["self_bleu"] = self_bleu(predictions, seed=seed, tokenize=tokenize)
+    for n in (1, 2):
+        scores[f"distinct_{n}"] = distinct_n(predictions, n)
+    if len(predictions) > 1:
+        scores["self_bleu"] = self_bleu(predictions, seed=seed, tokenize=tokenize)
     if sources is not None:
-        scores |= {f"copy_{name}": s for name, s in overlap_metrics(sources, references, tokenize).items()}
+        for name, score in overlap_metrics(sources, references, tokenize).items():
+            scores[f"copy_{name}"] = score
     return scores
