@@ -19,8 +19,8 @@ def choices(info) -> list:
 def cases():
     for name in SYSTEMS:
         system = load_system(name)
-        default = flat(system.PRESETS["test"].model_dump())
-        for field, info in fields(system.Config).items():
+        default = flat(system.presets["test"].model_dump())
+        for field, info in fields(system.config).items():
             if typing.get_origin(info.annotation) is tuple: continue
             for value in choices(info):
                 if value != default[field] and (field.rpartition(".")[2], value) not in ELSEWHERE: yield pytest.param(name, field, value, id=f"{name}-{field}-{value}")

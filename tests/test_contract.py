@@ -1,15 +1,18 @@
 "What every system promises: its face, its losses, its weights and its run folder. Generic over SYSTEMS."
-import hashlib, json, math, shutil
+import hashlib, json, math, shutil, time
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
-from neuralkit.core.config import config_hash, fields, flat, nested, resolve, to_yaml
+from neuralkit.core.callbacks import Checkpoint
+from neuralkit.core.checkpoint import load_trainable, trainable_state, weights_of
+from neuralkit.core.config import changed, config_hash, fields, flat, nested, resolve, to_yaml
+from neuralkit.core.learner import Learner, Repeated
+from neuralkit.core.optim import TrainingConfig
 from neuralkit.core.runs import Run, read_json
-from neuralkit.core.system import FACE, SYSTEMS, generator_for, load_system
-from neuralkit.core.train import Trainer, load_trainable, parameter_groups, trainable_state, weights_of
-from neuralkit.core.verbs import config_of, train
+from neuralkit.core.system import SYSTEMS, System, generator_for, load_system
+from neuralkit.core.verbs import start_accelerator, train
 
 NOISE = 7           # key of the generators by which batches are made here
 
@@ -21,7 +24,7 @@ def name(request): return request.param
 def system(name): return load_system(name)
 
 @pytest.fixture
-def cfg(system): return system.PRESETS["test"]
+def cfg(system): return system.presets["test"]
 
 @pytest.fixture(scope="module")
 def loaded(shared_home):
@@ -32,8 +35,8 @@ def loaded(shared_home):
         if name not in made:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("NEURALKIT_HOME", str(shared_home))
-                module = load_system(name)
-                made[name] = module.data(module.PRESETS["test"])
+                known = load_system(name)
+                made[name] = known.data(known.presets["test"])
         return made[name]
     return data_of
 
@@ -57,46 +60,42 @@ def numbers(losses: dict) -> dict: return {k: (float(s.detach()), float(c)) for 
 
 def learn(system, model, batch, steps: int, lr: float = 3e-3) -> list[float]:
     "Mean losses of `steps` updates on one batch."
-    optimizer, seen = torch.optim.AdamW(parameter_groups(model, 0.), lr=lr), []
-    model.train()
-    for _ in range(steps):
-        total, count = system.loss(model, batch)["loss"]
-        loss = total/count
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        seen.append(loss.item())
-    return seen
+    plan = TrainingConfig(learning_rate=lr, min_learning_rate=1., warmup=0., weight_decay=0., clip=0., ema=0.)
+    learner = Learner(model, system.loss, Repeated(batch, steps), plan)
+    return [learner.update([batch])["loss"] for _ in range(steps)]
 
 
 # --- face and config
 
-def test_system_shows_the_whole_face(system):
-    assert [part for part in FACE if not hasattr(system, part)] == []
-    assert isinstance(system.ABOUT, str) and {"default", "test"} <= system.PRESETS.keys()
-    assert all(isinstance(p, system.Config) for p in system.PRESETS.values())
+def test_system_is_one_object(system, name):
+    assert isinstance(system, System) and system.name == name and system.about and {"default", "test"} <= system.presets.keys()
+    assert all(isinstance(p, system.config) for p in system.presets.values())
 
 def test_presets_survive_yaml_and_json(system, tmp_path):
-    for preset in system.PRESETS.values():
+    for preset in system.presets.values():
         (tmp_path/"c.yaml").write_text(to_yaml(preset))
         (tmp_path/"c.json").write_text(preset.model_dump_json())
-        assert resolve(system.Config, file=tmp_path/"c.yaml") == resolve(system.Config, file=tmp_path/"c.json") == preset
+        assert resolve(system.config, file=tmp_path/"c.yaml") == resolve(system.config, file=tmp_path/"c.json") == preset
 
 def test_small_numbers_and_strange_strings_survive_yaml(system, cfg, tmp_path):
-    odd = cfg.model_copy(update={"data": "null # 1e-3 'x\": é", "training": cfg.training.model_copy(update={"learning_rate": 1e-5})})
+    odd = changed(cfg, data="null # 1e-3 'x\": é", learning_rate=1e-5)
     (tmp_path/"c.yaml").write_text(to_yaml(odd))
-    assert resolve(system.Config, file=tmp_path/"c.yaml") == odd
+    assert resolve(system.config, file=tmp_path/"c.yaml") == odd
 
 def test_every_field_says_what_it_is(system):
-    assert [name for name, info in fields(system.Config).items() if not info.description] == []
+    assert [name for name, info in fields(system.config).items() if not info.description] == []
 
 def test_configs_are_frozen_and_refuse_unknown_keys(system, cfg):
     with pytest.raises(ValueError): cfg.seed = 1
-    with pytest.raises(ValueError): system.Config(no_such_field=1)
+    with pytest.raises(ValueError): system.config(no_such_field=1)
 
 def test_config_hash_depends_on_every_field_that_changes(cfg):
-    assert config_hash(cfg) == config_hash(cfg.model_copy())
-    assert config_hash(cfg) != config_hash(cfg.model_copy(update={"seed": cfg.seed + 1}))
+    assert config_hash(cfg) == config_hash(changed(cfg))
+    assert config_hash(cfg) != config_hash(changed(cfg, seed=cfg.seed + 1))
+
+@pytest.mark.parametrize("wrong", [{"widht": 3}, {"epochs": -5}, {"training.epochs": "many"}, {"seed": None}], ids=str)
+def test_a_changed_copy_is_validated_like_the_first(cfg, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)).split(".")[-1]): changed(cfg, **wrong)
 
 def test_nested_is_the_inverse_of_flat(cfg):
     tree = cfg.model_dump()
@@ -162,8 +161,9 @@ def test_one_batch_can_be_learnt_by_heart(system, cfg, data, batch):
 
 @pytest.mark.parametrize("preset", ["test", "default"])
 def test_every_trainable_parameter_gets_a_gradient(system, cfg, data, batch, preset, home):
-    if preset != "test" and hasattr(cfg, "model"):
-        cfg = cfg.model_copy(update={"model": system.PRESETS[preset].model} | ({"hours": 1000} if hasattr(cfg, "hours") else {}))      # data for its windows
+    if preset != "test":
+        longer = {"hours": 1000} if "hours" in fields(system.config) else {}                  # data for its windows
+        cfg = changed(cfg, model=system.presets[preset].model, **longer)
         data = system.data(cfg)
         batch = data.train.batch(list(range(8)), generator_for(NOISE))
     model = build(system, cfg, data)
@@ -184,12 +184,11 @@ def test_what_is_frozen_stays_as_it_was(system, cfg, data, batch):
 
 
 def test_an_update_from_uneven_parts_equals_one_from_the_whole(system, cfg, data, batch):
-    from neuralkit.core.verbs import start_accelerator
-    parts = [({k: v[rows] for k, v in batch.items()}, 1) for rows in (slice(0, 3), slice(3, 8))]
+    parts = [{k: v[rows] for k, v in batch.items()} for rows in (slice(0, 3), slice(3, 8))]
     told = []
-    for group in ([(batch, 1)], parts):
-        trainer = Trainer(None, system, cfg, data, build(system, cfg, data), start_accelerator(cfg.training))
-        told.append([[now[k] for k in ("loss", "grad_norm")] for now in (trainer.update(group) for _ in range(3))])
+    for group in ([batch], parts):
+        learner = Learner(build(system, cfg, data), system.loss, Repeated(batch, 3), cfg.training, accelerator=start_accelerator(cfg.training))
+        told.append([[now[k] for k in ("loss", "grad_norm")] for now in (learner.update(group) for _ in range(3))])
     assert torch.allclose(*map(torch.tensor, told), rtol=1e-4), told      # weights themselves: Adam makes steps of what rounds to no gradient
 
 
@@ -223,21 +222,55 @@ def test_same_config_trains_to_the_same_bits_and_another_seed_does_not(name, run
 def test_cut_and_resumed_equals_uninterrupted(name, home, monkeypatch):
     words = dict(epochs=2, checkpoint_every=2, evaluate_limit=0, test_limit=2)
     whole = train(name, "test", **words)
-    steps, update = whole.summary["steps"], Trainer.update
+    steps, update = whole.summary["steps"], Learner.update
     class Cut(BaseException): pass
-    def cut(self, group):
-        if self.state["step"] == steps//2 + 2: raise Cut
-        return update(self, group)
+    def cut(self, batches):
+        if self.total > 1 and self.step == steps//2 + 2: raise Cut
+        return update(self, batches)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", cut)
+        patch.setattr(Learner, "update", cut)
         with pytest.raises(Cut): train(name, "test", **words)
     torch.manual_seed(99)                                # a resumed run must not depend on what this process did before
     resumed = train(name, "test", resume="auto", **words)
     assert resumed.path != whole.path and resumed.status == "finished"
     for which in ("best", "last"): assert same(weights_of(whole, which), weights_of(resumed, which))
     assert {k: v for k, v in whole.summary.items() if k not in ("train_seconds", "test")} == {k: v for k, v in resumed.summary.items() if k not in ("train_seconds", "test")}
-    rows = [(r["split"], r["step"]) for r in resumed.metrics()]
-    assert rows == [(r["split"], r["step"]) for r in whole.metrics()]
+    assert logged(resumed) == logged(whole)
+
+TIMINGS = {"examples_per_s", "tokens_per_s", "seconds"}
+
+def logged(run) -> list[dict]:
+    "What metrics.jsonl says, but for times."
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in run.metrics()]
+
+def test_a_kill_within_a_window_of_the_log_loses_no_row(name, home, monkeypatch):
+    "A checkpoint every update, a row every third: wherever the cut falls, the log is that of the whole run."
+    words = dict(epochs=1, log_every=3, checkpoint_every=1, evaluate_every=4, evaluate_limit=0, test_limit=2)
+    whole = logged(train(name, "test", **words))
+    save, seen = Checkpoint.save, []
+    class Cut(BaseException): pass
+    def cut(self, learner):
+        save(self, learner)
+        seen.append(learner.step)
+        if len(seen) == 5: raise Cut
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", cut)
+        with pytest.raises(Cut): train(name, "test", **words)
+    assert logged(train(name, "test", resume="auto", **words)) == whole
+
+def test_speed_is_that_of_training_alone(name, home, monkeypatch):
+    "An evaluation that takes its time does not make training look slow, neither does a resume."
+    from neuralkit.core import verbs
+    figures = verbs.valid_figures
+    def slowly(job, model):
+        time.sleep(.5)
+        return figures(job, model)
+    monkeypatch.setattr(verbs, "valid_figures", slowly)
+    run = train(name, "test", epochs=1, log_every=1, evaluate_every=2, evaluate_limit=0, test_limit=2)
+    rows = [r for r in run.metrics() if r["split"] == "train"][1:]
+    assert all(row["examples_per_s"] > system_batch(run)/.45 for row in rows[1:-1]), [row["examples_per_s"] for row in rows]
+
+def system_batch(run) -> int: return run.config["training"]["batch_size"]
 
 def test_full_disk_costs_the_work_since_the_last_checkpoint_alone(name, home, monkeypatch):
     import safetensors.torch

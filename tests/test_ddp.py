@@ -6,7 +6,8 @@ import torch
 
 from conftest import TIMEOUT
 from neuralkit.core.runs import find_runs
-from neuralkit.core.train import Trainer, weights_of
+from neuralkit.core.checkpoint import weights_of
+from neuralkit.core.learner import Learner
 
 WORDS = ["train", "sgdd", "--preset", "test", "--epochs", "2", "--batch_size", "31", "--accumulation", "2", "--checkpoint_every", "2", "--evaluate_limit", "2", "--test_limit", "2"]   # uneven shards, a short last group
 
@@ -38,13 +39,13 @@ def assert_close(one, two) -> None:
         assert a.keys() == b.keys() and all(torch.allclose(a[k], b[k], rtol=1e-4, atol=1e-5) for k in a)
 
 def test_two_processes_go_on_with_what_one_began(one, home, neuralkit, monkeypatch):
-    update = Trainer.update
+    update = Learner.update
     class Cut(BaseException): pass
-    def cut(self, group):
-        if self.state["step"] == 7: raise Cut
-        return update(self, group)
+    def cut(self, batches):
+        if self.step == 7: raise Cut
+        return update(self, batches)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", cut)
+        patch.setattr(Learner, "update", cut)
         with pytest.raises(Cut): neuralkit(*WORDS)
     [begun] = [run for run in find_runs() if run.path != one.path]
     result = torchrun(home, *WORDS, "--resume", "auto")

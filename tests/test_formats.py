@@ -5,7 +5,7 @@ import polars
 import pytest
 
 from neuralkit.core.system import load_system
-from neuralkit.core.verbs import config_of, prepare
+from neuralkit.core.verbs import config_of, data_table
 
 TEXTS = [f"The {a} {b} {c} near the {d}, \"as ever\"." for a in ("old", "red", "quiet", "small") for b in ("boat", "train", "horse", "clock")
          for c in ("sleeps", "waits", "turns", "shines") for d in ("river", "house", "market")]
@@ -62,7 +62,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(home):
 
 def test_source_is_named_counted_and_hashed(home):
     path = write([{"text": t} for t in TEXTS], home/"notes.jsonl")
-    rows = prepare("sgdd", "test", data=str(path))
+    rows = data_table("sgdd", "test", data=str(path))
     assert {r["source"] for r in rows} == {str(path)} and {r["kind"] for r in rows} == {"real"} and sum(r["examples"] for r in rows) == len(TEXTS)
 
 def test_blank_rows_are_left_out_with_a_warning(home):

@@ -1,9 +1,12 @@
 "What only a GPU can show. Skipped, with the reason, where there is none."
+from importlib import import_module
+
 import pytest
 import torch
 
 from neuralkit.core.system import generator_for, load_system
-from neuralkit.core.train import load_trainable, weights_of
+from neuralkit.core.checkpoint import load_trainable, weights_of
+from neuralkit.core.learner import Learner
 from neuralkit.core.verbs import config_of_run, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -14,8 +17,8 @@ SMALL = dict(device="auto", evaluate_limit=4, test_limit=4)
 def test_forecasters_train_and_predict_on_the_gpu(home, name):
     from neuralkit.core.verbs import load_run
     run = train(name, "test", device="auto", epochs=2)
-    system, cfg = load_system(name), config_of_run(run)
-    told = [system.predict(model, cfg, fitted, [system.load_series(cfg)]) for _, _, _, fitted, model in (load_run(run), load_run(run, device="cpu"))]
+    cfg, load_series = config_of_run(run), import_module(f"neuralkit.{name}.data").load_series
+    told = [t.system.predict(t.model, cfg, t.fitted, [load_series(cfg)]) for t in (load_run(run), load_run(run, device="cpu"))]
     assert run.status == "finished" and "cpu" not in run.manifest["device"] and len(told[0]) == cfg.model.prediction_horizon
     channel = [k for k, v in told[0][0].items() if isinstance(v, float)][-1]
     assert told[0][0][channel] == pytest.approx(told[1][0][channel], rel=1e-2, abs=1e-2)
@@ -43,15 +46,14 @@ def test_greedy_sampling_is_the_same_as_on_the_cpu(home):
     assert said[0].shape == said[1].shape and (said[0] == said[1]).float().mean() > .95
 
 def test_resume_goes_on_from_the_same_state(home, monkeypatch):
-    from neuralkit.core.train import Trainer
-    words, update = dict(epochs=2, checkpoint_every=3, **SMALL), Trainer.update
+    words, update = dict(epochs=2, checkpoint_every=3, **SMALL), Learner.update
     whole = train("sgdd", "test", **words)
     class Cut(BaseException): pass
-    def cut(self, group):
-        if self.state["step"] == 8: raise Cut
-        return update(self, group)
+    def cut(self, batches):
+        if self.step == 8: raise Cut
+        return update(self, batches)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", cut)
+        patch.setattr(Learner, "update", cut)
         with pytest.raises(Cut): train("sgdd", "test", **words)
     resumed = train("sgdd", "test", resume="auto", **words)
     assert resumed.path != whole.path and resumed.summary["steps"] == whole.summary["steps"]

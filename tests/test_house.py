@@ -1,5 +1,5 @@
 "The rules of the house: rooms, one-way doors, notebooks and the code that they generate."
-import ast, json, os, shutil, subprocess, sys
+import ast, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -64,11 +64,90 @@ def test_a_requirement_holds_no_spaces():
 
 # --- doors
 
-@pytest.mark.parametrize("path", GENERATED, ids=name_of)
+WINGS = ("text", "series")
+
+def module_of(path: Path) -> str: return ".".join(path.relative_to(REPO).with_suffix("").parts)
+
+def inner_imports(path: Path) -> set[str]:
+    "The modules of this package that a file imports, lazily or not."
+    known = {module_of(p) for p in GENERATED}
+    return {m for m in imports(path) if m in known} - {module_of(path)}
+
+def may_import(room: str) -> set[str]:
+    "The rooms that a room may look into: itself, and what lies below."
+    if room == "core": return {"core"}
+    if room in WINGS: return {room, "core"}
+    return {room, *WINGS, "core"}
+
+@pytest.mark.parametrize("path", [p for p in GENERATED if p.parent != REPO/"neuralkit"], ids=name_of)
 def test_doors_are_one_way(path):
-    room = path.relative_to(REPO/"neuralkit").parts[0]
-    forbidden = [s for s in SYSTEMS if s != room] if room in SYSTEMS else SYSTEMS if room == "core" else ()
-    assert not [m for m in imports(path) if m.startswith(tuple(f"neuralkit.{s}" for s in forbidden))]
+    rooms = {m.split(".")[1] for m in inner_imports(path)}
+    assert rooms <= may_import(path.parent.name)
+
+def test_no_two_files_import_each_other_over_any_way():
+    "Lazy imports included: what is reached from a file never leads back to it."
+    graph = {module_of(p): inner_imports(p) for p in GENERATED}
+    def reached(start: str) -> set[str]:
+        seen, coming = set(), [*graph[start]]
+        while coming:
+            module = coming.pop()
+            if module not in seen:
+                seen.add(module)
+                coming += graph.get(module, ())
+        return seen
+    assert [m for m in graph if m in reached(m)] == []
+
+def test_numbers_follow_the_imports():
+    "Inside a folder a notebook imports only what has a lower number; numbers are 00, 01, 02, ... without a hole."
+    for folder in sorted({p.parent for p in NOTEBOOKS if p.parent != REPO/"nbs"}):
+        numbers = {p.stem[3:]: int(p.stem[:2]) for p in folder.glob("*.ipynb")}
+        assert sorted(numbers.values()) == list(range(len(numbers))), folder.name
+        for name, number in numbers.items():
+            path = REPO/"neuralkit"/folder.name/f"{name}.py"
+            if not path.is_file(): continue
+            beside = {m.split(".")[2] for m in inner_imports(path) if m.startswith(f"neuralkit.{folder.name}.")}
+            assert [other for other in beside if numbers[other] > number] == [], f"{folder.name}/{name}"
+
+def test_core_says_no_word_of_a_system():
+    for path in (REPO/"neuralkit"/"core").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path.name == "system.py": text = text.split("SYSTEMS = {")[0]           # the registry
+        words = ("sgdd", "timellm", "predictor", "neuralflow", "bleu", "mase", "generated trace", "dlinear")
+        said = [line for line in text.splitlines() if any(w in line.lower() for w in words) and not line.startswith("# %%")]
+        assert said == [], path.name
+
+
+# --- names
+
+def definitions() -> list[tuple[str, str, ast.AST]]:
+    "(module, name, node) of every public function and class of the package."
+    found = []
+    for path in GENERATED:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"): found.append((module_of(path), node.name, node))
+    return found
+
+def test_one_meaning_a_name():
+    "No name is defined twice in core and the wings, or by a system and below; systems share names only for the same room."
+    rooms = {}
+    for module, name, _ in definitions(): rooms.setdefault(name, []).append(module)
+    for name, modules in rooms.items():
+        systems = [m for m in modules if m.split(".")[1] in SYSTEMS]
+        assert len(modules) == 1 or len(systems) == len(modules), f"{name}: {modules}"
+        assert len({m.split(".")[1] for m in systems}) == len(systems), f"{name} twice in a system: {modules}"
+        assert len({m.split(".")[2] for m in systems}) <= 1, f"{name} in different rooms: {modules}"
+
+def test_a_class_is_not_called_like_its_base():
+    for module, name, node in definitions():
+        if isinstance(node, ast.ClassDef): assert name not in [ast.unparse(base).split(".")[-1] for base in node.bases], f"{module}.{name}"
+
+def test_copies_of_configs_are_validated():
+    assert [name_of(p) for p in GENERATED if "model_copy" in p.read_text(encoding="utf-8")] == []
+
+def test_verbs_look_at_the_system_object_alone():
+    for room in ("verbs", "cli"):
+        text = (REPO/"neuralkit"/"core"/f"{room}.py").read_text(encoding="utf-8")
+        assert not [word for word in ("getattr(", "hasattr(", "inspect.") if word in text], room
 
 def test_imports_are_read_right(tmp_path, monkeypatch):
     "The reader of imports itself, on every form that python has."
@@ -95,8 +174,10 @@ def test_every_cell_has_an_id_of_its_own(path):
     assert all(ids) and len(set(ids)) == len(ids)
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-def test_cells_are_short(path):
-    assert [c["id"] for c in cells(path) if c["cell_type"] == "code" and len(source(c).splitlines()) > 60] == []
+def test_cells_and_lines_are_short(path):
+    code = [source(c) for c in cells(path) if c["cell_type"] == "code"]
+    assert [text[:60] for text in code if len(text.splitlines()) > 60] == []
+    assert [line for text in code for line in text.splitlines() if len(line) > 140] == []
 
 @pytest.mark.parametrize("path", RUN_NOTEBOOKS, ids=name_of)
 def test_run_notebook_decides_nothing(path):
@@ -106,6 +187,39 @@ def test_run_notebook_decides_nothing(path):
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     assert not [node for c in code for node in ast.walk(ast.parse(source(c))) if isinstance(node, kinds)]
     assert len([c for c in code if "parameters" in c["metadata"].get("tags", [])]) == 1
+
+@pytest.mark.parametrize("path", RUN_NOTEBOOKS, ids=name_of)
+def test_parameters_are_explained_by_the_fields_own_words(path):
+    "The sync step writes the comments; here they are only compared."
+    from neuralkit.core.config import fields, names
+    from neuralkit.core.system import load_system
+    verb, system = path.stem.split("_", 1)
+    known = load_system(system)
+    dotted, described = names(known.config), fields(known.config)
+    [cell] = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+    for line in source(cell).splitlines():
+        name, comment = line.split(":")[0], line.partition("  # ")[2]
+        assert comment, line
+        if name in dotted and not (verb == "evaluate" and name in ("split", "run", "limit")): assert comment.startswith(described[dotted[name]].description), line
+
+SHOWN = [p for p in NOTEBOOKS if p.parent.name in SYSTEMS and "_system" not in p.name]
+
+@pytest.mark.parametrize("path", SHOWN, ids=name_of)
+def test_every_module_of_a_system_shows_a_figure(path):
+    examples = [source(c) for c in cells(path) if c["cell_type"] == "code" and "#| export" not in source(c)]
+    assert [text for text in examples if "plt.subplots" in text]
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent != REPO/"nbs"], ids=name_of)
+def test_definitions_have_their_example_below(path):
+    "Three of four public definitions are named in the code cell right below them."
+    named, defined = 0, 0
+    code = [source(c) for c in cells(path) if c["cell_type"] == "code"]
+    for text, below in zip(code, code[1:] + [""]):
+        if "#| export" not in text: continue
+        public = [n.name for n in ast.parse(text).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+        defined += len(public)
+        if "#| export" not in below: named += sum(bool(re.search(rf"\b{name}\b", below)) for name in public)
+    assert named >= .7*defined, f"{named} of {defined}"
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent != REPO/"nbs"], ids=name_of)
 def test_prose_leads(path):

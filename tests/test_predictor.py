@@ -1,5 +1,6 @@
 "predictor across modules and processes: bad series are named, splits do not leak, figures are those of a plain numpy computation, and what is exported answers the same."
 import csv, importlib.util, json, shutil, subprocess, sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -273,7 +274,7 @@ def test_the_scale_is_that_of_the_training_part(home, solved):
 
 def test_ett_split_has_the_papers_windows(neuralkit, home, monkeypatch):
     from neuralkit.predictor import system
-    monkeypatch.setattr(system, "baseline", lambda *a: {})       # Holt-Winters along 14,400 steps takes seconds
+    monkeypatch.setattr(system, "SYSTEM", replace(system.SYSTEM, baseline=lambda *a: {}))       # Holt-Winters along 14,400 steps takes seconds
     values, L, H = waves(14_500, 1), 24, 6
     write(home/"ett.csv", values)
     run = train("predictor", **EXACT, data=str(home/"ett.csv"), split="ett-hour", sequence_length=L, prediction_horizon=H, heads="residual", test_limit=100)

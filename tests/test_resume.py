@@ -87,10 +87,10 @@ def test_stopped_run_resumes_to_the_same_bits(stopped, whole, neuralkit):
 @pytest.mark.parametrize("how", ["short", "gone"])
 def test_torn_newest_checkpoint_is_found_out(stopped, file, how):
     "newest_checkpoint, which decides where to go on, is asked itself; the next test goes all the way."
-    from neuralkit.core.train import newest_checkpoint
+    from neuralkit.core.checkpoint import newest_checkpoint
     tear(newest(stopped)/file, how)
-    with pytest.warns(UserWarning, match="not whole"): _, _, state = newest_checkpoint(stopped)
-    assert state["step"] < int(newest(stopped).name[5:])
+    with pytest.warns(UserWarning, match="not whole"): moment = newest_checkpoint(stopped)
+    assert moment.step < int(newest(stopped).name[5:])
 
 def tear(path: Path, how: str) -> None:
     if how == "gone": path.unlink()

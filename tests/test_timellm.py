@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import files, neuralkit_process, sha256
-from neuralkit.text.llm import in_double, load_llm, tiny_tokenizer
+from neuralkit.core.checkpoint import load_trainable, trainable_state
+from neuralkit.core.config import UserError, changed
+from neuralkit.core.learner import Learner, mean_losses
+from neuralkit.core.optim import Ema, TrainingConfig, averaged
 from neuralkit.core.runs import Run, find_runs, read_json
-from neuralkit.core.train import Ema, averaged, load_trainable, mean_losses, trainable_state
 from neuralkit.core.verbs import config_of, evaluate, load_run, train
-from neuralkit.timellm import system
+from neuralkit.text.llm import in_double, load_llm, tiny_tokenizer
+from neuralkit.timellm import data as timellm_data, task
 from neuralkit.timellm.memory import estimate_memory, shape_of
 from neuralkit.timellm.model import TimeLLM, plain_forward
+from neuralkit.timellm.system import SYSTEM as system
 from test_contract import Loads
 from test_papermill import assert_executed, desk, piped      # noqa: F401  desk is a fixture
 
@@ -84,7 +88,7 @@ def model_of(llm, double: bool = False, layers: int = 2, **fields) -> TimeLLM:
     "A model on the first `layers` layers of an LLM, with weights from seed 0."
     lm = load_llm(str(llm), layers)
     if double: lm = in_double(lm)
-    cfg = system.PRESETS["test"].model.model_copy(update={"llm": str(llm), "llm_layers": layers, "sequence_length": 48, "n_heads": 4, "d_ff": 16} | fields)
+    cfg = changed(system.presets["test"].model, llm=str(llm), llm_layers=layers, sequence_length=48, n_heads=4, d_ff=16, **fields)
     torch.manual_seed(0)
     model = TimeLLM(cfg, len(lm.table), lm.width, lm)
     return model.double() if double else model
@@ -161,11 +165,11 @@ def test_a_local_llm_trains_frozen_and_only_what_was_learnt_is_kept(neuralkit, h
     n = sum(v.numel() for v in kept.values())
     assert len(frozen) > 12 and not kept.keys() & frozen and not [k for k in kept if not k.startswith(("patches.", "prototypes.", "reprogramming.", "head."))]
     assert n == run.manifest["parameters"] and (run/WEIGHTS).stat().st_size < 4*n + 10_000
-    [lm], fresh = system._kept.values(), load_llm(str(llms[kind]), 2).model.state_dict()
+    [lm], fresh = timellm_data._kept.values(), load_llm(str(llms[kind]), 2).model.state_dict()
     assert all(torch.equal(v, fresh[k]) for k, v in lm.model.state_dict().items())
     asked, predictions = ["predict", "last", "--data", hourly], []
     for _ in range(2):
-        system._kept.clear()
+        timellm_data._kept.clear()
         assert neuralkit(*asked).status == 0
         predictions.append(files(run/"predictions"))
     assert predictions[0] == predictions[1] and len(predictions[0]) == 2
@@ -280,7 +284,7 @@ def fresh(cfg, data, weights: dict) -> TimeLLM:
 @pytest.mark.parametrize("prototypes", ["mapped", "free"])
 def test_evaluation_follows_prototypes_changed_in_place(small, prototypes):
     cfg, data = small
-    cfg = cfg.model_copy(update={"model": cfg.model.model_copy(update={"prototypes": prototypes})})
+    cfg = changed(cfg, prototypes=prototypes)
     model, found = system.build(cfg, data.fitted), []
     for change in (lambda p: None, lambda p: p.data.mul_(-3), lambda p: p.data.copy_(p.data.flip(0)), lambda p: setattr(p, "data", -2*p.data)):
         change(next(model.prototypes.parameters()))
@@ -290,13 +294,10 @@ def test_evaluation_follows_prototypes_changed_in_place(small, prototypes):
 
 def test_evaluation_follows_averaged_weights_swapped_in_and_out(small):
     cfg, data = small
-    model, judged = system.build(cfg, data.fitted), lambda m: mean_losses(system, m, data.valid, 64, 0)["loss"]
-    ema, optimizer = Ema(model, .5), torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=.05, fused=True)
+    model, judged = system.build(cfg, data.fitted), lambda m: mean_losses(system.loss, m, data.valid, 64, 0)["loss"]
+    ema, learner = Ema(model, .5), Learner(model, system.loss, training=TrainingConfig(learning_rate=.05, min_learning_rate=1., warmup=0., ema=0.))
     for step in range(3):
-        optimizer.zero_grad()
-        total, n = system.loss(model, data.train.batch(range(step, step + 8)))["loss"]
-        (total/n).backward()
-        optimizer.step()
+        learner.update([data.train.batch(range(step, step + 8))])
         for _ in range(2):                       # the second time the average alone moves, which no version of the weights counts
             ema.update(model, 100)
             wanted = judged(fresh(cfg, data, trainable_state(model, ema.weights)))
@@ -315,7 +316,7 @@ def samples(values: np.ndarray, ends: tuple, part: int, L: int = 32, H: int = 4)
 @pytest.mark.parametrize("batch_size", [5, 32])
 def test_every_window_and_channel_counts_once_whatever_the_batch(home, hourly, batch_size):
     run = train("timellm", "test", data=str(hourly), batch_size=batch_size, max_steps=3)
-    model = load_run(run)[-1]
+    model = load_run(run).model
     direct = {}
     for part, name in enumerate(("train", "valid", "test")):
         rows = samples(waves(160), (112, 128, 160), part)
@@ -372,21 +373,21 @@ def test_bad_input_is_named(refused, home, case):
     refused([*TRAIN, "--data", home/"load.csv", *flags], hints)
 
 def memory_refusal(cfg) -> str:
-    with pytest.raises(system.UserError) as caught: system.ready(cfg)
+    with pytest.raises(UserError) as caught: system.ready(cfg)
     return str(caught.value)
 
 def test_a_refusal_for_memory_names_the_batch_that_fits(monkeypatch):
-    monkeypatch.setattr(system, "free_bytes", lambda cfg: (10**9, "cpu"))
+    monkeypatch.setattr(task, "free_bytes", lambda cfg: (10**9, "cpu"))
     with_batch = lambda n: config_of("timellm", "test", batch_size=n)
     fits, accumulation = (int(re.search(rf"--{word} (\d+)", memory_refusal(with_batch(1_000_000)))[1]) for word in ("batch_size", "accumulation"))
     system.ready(with_batch(fits))
     assert fits*(accumulation - 1) < 1_000_000 <= fits*accumulation
     memory_refusal(with_batch(round(1.2*fits)))
-    monkeypatch.setattr(system, "free_bytes", lambda cfg: (1000, "cpu"))
+    monkeypatch.setattr(task, "free_bytes", lambda cfg: (1000, "cpu"))
     assert "--llm_layers" in memory_refusal(with_batch(1))
 
 def test_memory_that_training_would_need_does_not_matter_to_predict(neuralkit, run, hourly, monkeypatch):
-    monkeypatch.setattr(system, "free_bytes", lambda cfg: (1000, "cpu"))
+    monkeypatch.setattr(task, "free_bytes", lambda cfg: (1000, "cpu"))
     result = neuralkit("predict", "last", "--data", hourly)
     assert result.status == 0, result.stderr
 
@@ -404,7 +405,7 @@ def test_predict_goes_on_where_the_file_ends_with_the_same_bytes_in_any_process(
     assert second.stdout == first.stdout and files(path.parent) == once and once.keys() == {f"prediction.{form}", "prediction.html"}
     rows = json.loads(path.read_text()) if form == "json" else list(csv.DictReader(path.open()))
     assert [row["time"] for row in rows] == [at(i).replace(" ", "T") for i in range(40, 44)] and [int(row["step_ahead"]) for row in rows] == [1, 2, 3, 4]
-    values, fitted, model = waves(40), read_json(run/"fitted.json"), load_run(run)[-1]
+    values, fitted, model = waves(40), read_json(run/"fitted.json"), load_run(run).model
     shift, by = (np.array(fitted["scale"][k]) for k in ("shift", "by"))
     with torch.no_grad(): wanted = plain_forward(model, torch.tensor((values[-32:] - shift)/by).float().T).T.numpy()*by + shift
     assert np.allclose([[float(row[c]) for c in "abc"] for row in rows], wanted, atol=1e-3)

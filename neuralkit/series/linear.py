@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RIDGE_STRENGTHS', 'moving_average', 'average_adjoint', 'linear_by_channel', 'DLinear', 'Grams', 'window_grams',
            'direct_grams', 'training_grams', 'relative_to', 'Ridge', 'SquaredError', 'Candidate', 'best_of',
-           'shared_maps', 'pulled_maps', 'fit_linear', 'write_linear', 'squared_losses', 'descend', 'squared_error']
+           'shared_maps', 'pulled_maps', 'fit_linear', 'write_linear', 'squared_losses']
 
 # %% ../../nbs/series/02_linear.ipynb #f13f28b8
 import math
@@ -45,7 +45,7 @@ def average_adjoint(w: Tensor, k: int) -> Tensor:
     "`w` (..., time) such that average_adjoint(w, k) @ x == w @ moving_average(x, k)."
     return _fold_edges(_moving_sum(w, k)/k, (k - 1)//2, w.shape[-1])
 
-# %% ../../nbs/series/02_linear.ipynb #ca3496f6
+# %% ../../nbs/series/02_linear.ipynb #c2b80284
 def linear_by_channel(x: Tensor,        # (batch, channel, context)
                       weight: Tensor,   # (channel or 1, rows, context)
                       bias: Tensor,     # (channel or 1, rows)
@@ -94,14 +94,14 @@ class DLinear(nn.Module):
             last = last[..., None]
         return made + last if self.subtract_last else made
 
-# %% ../../nbs/series/02_linear.ipynb #6cd03694
+# %% ../../nbs/series/02_linear.ipynb #e91f9003
 class Grams(NamedTuple):
     "What least squares needs to know of all windows, for each group of channels that have a map together."
     gram: Tensor     # (group, size, size): sums of products of two places
     sums: Tensor     # (group, size): sums of one place
     n: int           # windows a group
 
-# %% ../../nbs/series/02_linear.ipynb #25687d04
+# %% ../../nbs/series/02_linear.ipynb #0603d50c
 def _first_row(group: np.ndarray, n: int) -> np.ndarray:
     "Row 0 of the Gram matrix of a group (channel, time): the sum over windows of z[t] z[t + j], for every place j."
     return sum(np.correlate(z, z[:n]) for z in group)
@@ -156,14 +156,14 @@ def direct_grams(z: Tensor, size: int, stride: int) -> Grams:
     rows = z.double().unfold(1, size, stride)
     return Grams(rows.mT @ rows, rows.sum(1), rows.shape[1])
 
-# %% ../../nbs/series/02_linear.ipynb #9883fc43
+# %% ../../nbs/series/02_linear.ipynb #b2443da9
 def training_grams(train: Tensor,      # (time, channel)
                    size: int, stride: int = 1, together: bool = False) -> Grams:
     "Grams of the windows of `train` that begin every `stride` steps; `together` only where it is 1."
     z = train.T.contiguous()
     return window_grams(z, size, together) if stride == 1 else direct_grams(z, size, stride)
 
-# %% ../../nbs/series/02_linear.ipynb #32d57ad7
+# %% ../../nbs/series/02_linear.ipynb #273013d8
 def relative_to(gram: Tensor, sums: Tensor, n: int, place: int) -> Grams:
     "Grams as if the value at `place` had been subtracted from every window."
     column = gram[..., place]
@@ -245,12 +245,12 @@ class Candidate:
         "What is kept of it as JSON."
         return {"strength": self.strength, "pull": self.pull, "valid": self.valid}
 
-# %% ../../nbs/series/02_linear.ipynb #0f6d9c36
+# %% ../../nbs/series/02_linear.ipynb #2decfddc
 def best_of(tried: list[Candidate]) -> Candidate:
     "The candidate of least validation error, the first of several."
     return min(tried, key=lambda candidate: candidate.valid)
 
-# %% ../../nbs/series/02_linear.ipynb #780cbbe1
+# %% ../../nbs/series/02_linear.ipynb #289669cc
 def shared_maps(grams: Grams, context: int, strengths, judge: Callable) -> list[Candidate]:
     "One map (1, horizon, context) for all groups at each of `strengths`."
     ridge = Ridge(grams.gram.sum(0), grams.sums.sum(0), grams.n*len(grams.gram), context)
@@ -260,7 +260,7 @@ def shared_maps(grams: Grams, context: int, strengths, judge: Callable) -> list[
         tried.append(Candidate(weight, bias, strength, None, judge(weight, bias)))
     return tried
 
-# %% ../../nbs/series/02_linear.ipynb #96809d7a
+# %% ../../nbs/series/02_linear.ipynb #1e77ba4e
 def pulled_maps(grams: Grams, context: int, centre: Candidate, pulls, judge: Callable) -> list[Candidate]:
     "A map for each group (group, horizon, context) at each of `pulls` towards the map of `centre`."
     ridges = [Ridge(gram, sums, grams.n, context) for gram, sums in zip(grams.gram, grams.sums)]
@@ -272,7 +272,7 @@ def pulled_maps(grams: Grams, context: int, centre: Candidate, pulls, judge: Cal
         tried.append(Candidate(weight, bias, centre.strength, pull, judge(weight, bias)))
     return tried
 
-# %% ../../nbs/series/02_linear.ipynb #1c118159
+# %% ../../nbs/series/02_linear.ipynb #c623dd58
 def fit_linear(train: Tensor,          # (time, channel): scaled training part
                context: int, horizon: int,
                judge: Callable,        # (weight, bias) -> validation error
@@ -304,7 +304,7 @@ def write_linear(model: DLinear, weight: Tensor, bias: Tensor) -> None:
     model.seasonal_bias.copy_(bias)
     model.trend_bias.zero_()
 
-# %% ../../nbs/series/02_linear.ipynb #d1a8be4a
+# %% ../../nbs/series/02_linear.ipynb #68ac6ab9
 def squared_losses(model: nn.Module, batch: dict[str, Tensor]) -> Losses:
     """Sum of squared errors and count of values of a batch as `Windows.batch` gives it: `loss`, which is minimised,
     and `mse`, the same without gradient."""
@@ -312,37 +312,3 @@ def squared_losses(model: nn.Module, batch: dict[str, Tensor]) -> Losses:
     squared = F.mse_loss(model(batch["context"]), target, reduction="sum")
     count = torch.tensor(target.numel())
     return {"loss": (squared, count), "mse": (squared.detach(), count)}
-
-# %% ../../nbs/series/02_linear.ipynb #a5ab0064
-def descend(model: DLinear, train, valid, epochs: int = 10, batch_size: int = 32, rate: float = 3e-3, average: float = .999, patience: int = 3, most: int | None = None, seed: int = 0) -> float:
-    "Train on `Windows`, in place; `most` bounds the updates. Returns the validation MSE of the epoch that was kept."
-    from neuralkit.core.system import generator_for
-    from neuralkit.core.train import Ema, TrainingConfig, epoch_batches, learning_rate
-    epochs = min(epochs, max(1, most*batch_size//len(train))) if most else epochs
-    optimizer, ema, plan = torch.optim.Adam(model.parameters(), fused=True), Ema(model, average), TrainingConfig(learning_rate=rate, warmup=0.)
-    total, step, best, worse = epochs*math.ceil(len(train)/batch_size), 0, (math.inf, None), 0
-    for epoch in range(epochs):
-        for rows in epoch_batches(len(train), batch_size, generator_for(seed, epoch)):
-            for group in optimizer.param_groups: group["lr"] = learning_rate(step, total, plan)
-            batch = train.batch(rows)
-            optimizer.zero_grad()
-            F.mse_loss(model(batch["context"]), batch["target"]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-            optimizer.step()
-            ema.update(model, step)
-            step += 1
-        found = squared_error(model, ema.weights, valid)
-        worse = 0 if found < best[0] else worse + 1
-        if found < best[0]: best = (found, {k: v.clone() for k, v in ema.weights.items()})
-        if worse >= patience: break
-    model.load_state_dict(best[1])
-    return best[0]
-
-@torch.no_grad()
-def squared_error(model: DLinear, weights: dict, part) -> float:
-    "MSE over all of `part` of the model with these weights."
-    sums = 0.
-    for start in range(0, len(part), 1024):
-        batch = part.batch(range(start, min(start + 1024, len(part))))
-        sums += float((torch.func.functional_call(model, weights, (batch["context"],)) - batch["target"]).double().square().mean((1, 2)).sum())
-    return sums/len(part)

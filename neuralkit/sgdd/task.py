@@ -7,7 +7,7 @@ __all__ = ['TEST', 'GPU', 'SEED_MODEL', 'SEED', 'SEED_PARAPHRASE', 'PRESETS', 'E
            'encoder_rows', 'build', 'encoder_shape', 'outline', 'length_cross_entropy', 'recalled_for', 'NoisedCost',
            'hidden_cross_entropy', 'training_cost', 'nelbo_cost', 'loss']
 
-# %% ../../nbs/sgdd/04_task.ipynb #7615afe4
+# %% ../../nbs/sgdd/04_task.ipynb #3d3a23fe
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from ..core.optim import TrainingConfig
 from ..core.system import Data, Losses
 from .data import Pieces, TextConfig, encoder_for, load_data
 from .diffusion import DiffusionConfig, DiscreteDiffusion
-from .model import ModelConfig, SGDDModel
+from .model import ModelConfig, Recalled, SGDDModel
 from .sampling import SamplingConfig
 
 # %% ../../nbs/sgdd/04_task.ipynb #b2d852ae
@@ -137,9 +137,9 @@ def length_cross_entropy(model: SGDDModel, batch: dict) -> Tensor:
     logits = model.length_logits(batch["vectors"], batch["mask"]).float()
     return F.cross_entropy(logits, lengths - 1, reduction="none")
 
-# %% ../../nbs/sgdd/04_task.ipynb #32210948
-def recalled_for(model: SGDDModel, batch: dict) -> dict:
-    "What the decoder recalls of a batch's meanings, as `SGDDModel.recall` says it; a row without `keep` recalls nothing."
+# %% ../../nbs/sgdd/04_task.ipynb #1510d69c
+def recalled_for(model: SGDDModel, batch: dict) -> Recalled:
+    "What the decoder recalls of a batch's meanings; rows without `keep` have none."
     inner = (batch["real"].sum(1) - 1).clamp(min=1)                   # tokens without the end mark
     return model.recall(batch["vectors"], batch["mask"], inner, batch["keep"])
 
