@@ -7,15 +7,19 @@ import pytest
 from conftest import TIMEOUT, files, finish, make_home, neuralkit_process, one_sentence, sha256
 from neuralkit.core.runs import Run
 
-WORDS = ["train", "sgdd", "--preset", "test", "--epochs", "20", "--checkpoint_every", "4", "--keep", "3", "--dropout", ".1", "--evaluate_every", "50", "--evaluate_limit", "0", "--test_limit", "2"]
+WORDS = ["train", "sgdd", "--preset", "test", "--epochs", "20", "--checkpoint_every", "4", "--keep", "3", "--log_every", "7", "--dropout", ".1", "--evaluate_every", "50", "--evaluate_limit", "0", "--test_limit", "2"]
 
 
 def only_run(home: Path) -> Run:
     [folder] = (home/"runs"/"sgdd").iterdir()
     return Run(folder)
 
-def weights(run: Run) -> dict[str, str]:
-    return {name: sha256(run/"checkpoints"/name/"model.safetensors") for name in ("best", "last")}
+TIMINGS = {"examples_per_s", "tokens_per_s", "seconds"}
+
+def outcome(run: Run) -> dict:
+    "What a run must come to, whatever happened to it: its weights, and its log but for times."
+    weights = {name: sha256(run/"checkpoints"/name/"model.safetensors") for name in ("best", "last")}
+    return weights | {"log": [{k: v for k, v in row.items() if k not in TIMINGS} for row in run.metrics()]}
 
 def begin(home: Path, step: int):
     "A training process that has written the checkpoint of `step`, somewhere within an epoch."
@@ -27,12 +31,12 @@ def begin(home: Path, step: int):
     return process
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache) -> dict[str, str]:
-    "The weights of a run that was left alone."
+def whole(tmp_path_factory, cache) -> dict:
+    "The outcome of a run that was left alone."
     home = make_home(tmp_path_factory.mktemp("whole")/"home", cache)
     result = neuralkit_process(*WORDS, home=home)
     assert result.status == 0, result.stderr
-    return weights(only_run(home))
+    return outcome(only_run(home))
 
 @pytest.fixture(scope="module")
 def terminated(tmp_path_factory, cache):
@@ -59,7 +63,7 @@ def test_killed_run_goes_on_in_its_folder_to_the_same_bits(home, whole):
     assert run.status == "killed" and run.summary is None
     result = neuralkit_process(*WORDS, "--resume", "auto", home=home)
     assert result.status == 0, result.stderr
-    assert only_run(home).status == "finished" and weights(run) == whole
+    assert only_run(home).status == "finished" and outcome(run) == whole
     first = int(re.search(r"step (\d+)/", result.stdout)[1])
     assert first > 40, "it began anew"
     assert not list(run.path.rglob("*.tmp"))
@@ -81,7 +85,7 @@ def test_signal_ends_with_its_status_and_a_checkpoint(terminated, home, number, 
 
 def test_stopped_run_resumes_to_the_same_bits(stopped, whole, neuralkit):
     assert neuralkit(*WORDS, "--resume", stopped.path.name).status == 0
-    assert stopped.status == "finished" and weights(stopped) == whole
+    assert stopped.status == "finished" and outcome(stopped) == whole
 
 @pytest.mark.parametrize("file", ["model.safetensors", "trainer.safetensors", "state.json"])
 @pytest.mark.parametrize("how", ["short", "gone"])
@@ -101,7 +105,7 @@ def test_torn_newest_checkpoint_falls_back_to_the_one_before(stopped, whole, neu
     tear(torn/"model.safetensors", "short")
     result = neuralkit(*WORDS, "--resume", "auto")
     assert result.status == 0 and "warning: " in result.stderr and torn.name in result.stderr
-    assert weights(stopped) == whole
+    assert outcome(stopped) == whole
     rows = [(r["step"], r["split"]) for r in stopped.metrics()]
     assert rows == sorted(set(rows)), "steps were logged twice"
 
@@ -109,7 +113,7 @@ def test_run_without_any_whole_checkpoint_starts_over_and_logs_each_step_once(st
     shutil.rmtree(stopped/"checkpoints")
     with open(stopped/"metrics.jsonl", "a") as f: f.write('{"step": 7, "epoch": 0.5, "split": "train", "loss": 9}\n{"step": 8, "ep')
     assert neuralkit(*WORDS, "--resume", "auto").status == 0
-    assert weights(stopped) == whole
+    assert outcome(stopped) == whole
     rows = [(r["step"], r["split"]) for r in stopped.metrics()]
     assert rows == sorted(set(rows)), "steps were logged twice"
 
@@ -144,9 +148,9 @@ def test_kill_after_early_stopping_changes_nothing(home, neuralkit):
     words = ["train", "sgdd", "--preset", "test", "--epochs", 9, "--learning_rate", 1e-9, "--early_stopping_patience", 1, "--evaluate_limit", 0, "--test_limit", 2]
     assert neuralkit(*words).status == 0
     run = only_run(home)
-    steps, before = run.summary["steps"], weights(run)
+    steps, before = run.summary["steps"], outcome(run)
     assert steps < 9*9, "it did not stop early"
     run.note(status="running", pid=None)
     (run/"summary.json").unlink()
     assert neuralkit(*words, "--resume", "auto").status == 0
-    assert run.summary["steps"] == steps and weights(run) == before
+    assert run.summary["steps"] == steps and outcome(run) == before

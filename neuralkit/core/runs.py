@@ -35,11 +35,14 @@ def write_atomic(path, content: str | bytes) -> Path:
     "Write `content` to `path` in one step, as a reader sees it."
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(beside, "wb") as f:
-        f.write(content.encode() if isinstance(content, str) else content)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as f:
+            f.write(content.encode() if isinstance(content, str) else content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)           # where writing failed: a full disk
     return path
 
 # %% ../../nbs/core/01_runs.ipynb #8847da83
@@ -168,10 +171,6 @@ class Run:
     def keep_rows(self, n: int) -> None:
         "Keep the first `n` logged rows, in one step; what was logged later is forgotten, and a torn line goes."
         _write_rows(self/"metrics.jsonl", self.metrics()[:n])
-
-    def rewind(self, step: int) -> None:
-        "Forget what was logged after `step`: training goes on from there."
-        _write_rows(self/"metrics.jsonl", [row for row in self.metrics() if row["step"] <= step])
 
     def finish(self, summary: dict) -> None:
         "Write the final metrics, last and in one step: their absence means that the run is not finished."

@@ -33,7 +33,7 @@ def kept_report(path: Path) -> dict:
     if path.suffix not in (".parquet", ".csv"): return {}
     return read_report(path) or {}
 
-# %% ../../nbs/predictor/01_data.ipynb #b546dfeb
+# %% ../../nbs/predictor/01_data.ipynb #e6a453a0
 def _chosen_columns(frame: pl.DataFrame, cfg) -> list[str]:
     "The channels that `cfg.series.columns` names, all of them where it names none. Raises UserError."
     there = frame.columns[1:]      # all but the time
@@ -44,7 +44,7 @@ def _chosen_columns(frame: pl.DataFrame, cfg) -> list[str]:
     return chosen or there
 
 def from_trace(path: Path, cfg, source: Source) -> Series:
-    "The trace at `path` as a series of `cfg.step` seconds a step; `source` says how its file was named. Raises UserError."
+    "The trace at `path` as a series of `cfg.step` seconds a step; `source` names it. Raises UserError."
     frame, report = prepare_trace(path, cfg.step)
     channels = _chosen_columns(frame, cfg)
     values = frame.select(channels).to_numpy().astype("float64").copy()
@@ -110,16 +110,17 @@ def parse_seconds(word: str) -> float:
     if not 0 < number < math.inf: raise UserError(f"--step must be more than 0 seconds, it is {word!r}")
     return number*SECONDS[unit or "s"]
 
-# %% ../../nbs/predictor/01_data.ipynb #43df01d4
+# %% ../../nbs/predictor/01_data.ipynb #898c5fea
 def _whole_steps(data: str, series: Series, step: float) -> int:
     "How many steps of `series` one of `step` seconds holds. Raises UserError where that is not a whole number."
     times = round(step/series.step)
     if times < 1 or abs(times*series.step - step) > 1e-6*step:
-        raise UserError(f"{data} has steps of {series.step:g} s; --step must be a multiple of that, it is {step:g}")
+        raise UserError(f"{data} has steps of {series.step:g} s; "
+                        f"--step must be a multiple of that, it is {step:g}")
     return times
 
 def resample(data: str, step: float) -> tuple[pl.DataFrame, dict]:
-    "(frame, report) of a table of rates at steps of `step` seconds, a whole multiple of its own: means. Raises UserError."
+    "(frame, report) of a table of rates: means over steps of `step` seconds. Raises UserError."
     series = read_series(data)
     times = _whole_steps(data, series, step)
     rows = len(series)//times

@@ -95,7 +95,7 @@ def trace_columns(path) -> list[str]:
         try: return next(csv.reader(f))
         except csv.Error as e: raise UserError(f"{path} line 1: {e}") from None
 
-# %% ../../nbs/predictor/00_trace.ipynb #26315133
+# %% ../../nbs/predictor/00_trace.ipynb #75424c0b
 def trace_kind(path) -> str | None:
     "'burstgpt', 'azure', or None for a table that is no request trace. Raises UserError for an unreadable file."
     here = {plain(name) for name in trace_columns(path)}
@@ -104,7 +104,7 @@ def trace_kind(path) -> str | None:
         if needed <= here: return kind
     return None
 
-# %% ../../nbs/predictor/00_trace.ipynb #5982d7fd
+# %% ../../nbs/predictor/00_trace.ipynb #b79ea785
 GENERATED = "Generated log"
 
 def seasons(minute: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ def seasons(minute: np.ndarray) -> np.ndarray:
     weekend = minute//1440 % 7 >= 5
     return day*np.where(weekend, .6, 1.)*7/6.2
 
-# %% ../../nbs/predictor/00_trace.ipynb #685f5bb5
+# %% ../../nbs/predictor/00_trace.ipynb #946a179c
 def gamma_process(n: int, memory: float, rng: np.random.Generator) -> np.ndarray:
     "n values of Gamma marginals (mean 1, variance 1/2), correlated over about `memory` steps."
     kernel = np.exp(-np.arange(math.ceil(5*memory))/memory)
@@ -124,7 +124,7 @@ def gamma_process(n: int, memory: float, rng: np.random.Generator) -> np.ndarray
         squares += np.convolve(noise, kernel, "valid")**2
     return squares/4
 
-# %% ../../nbs/predictor/00_trace.ipynb #7c498f9c
+# %% ../../nbs/predictor/00_trace.ipynb #dbf6cd6c
 def zipf_lengths(n: int, exponent: float, shift: int, most: int, rng: np.random.Generator) -> np.ndarray:
     "n token counts in 1..most; the chance of a length l falls with (l + shift)**-exponent (Zipf-Mandelbrot)."
     length = np.arange(1, most + 1)
@@ -132,7 +132,7 @@ def zipf_lengths(n: int, exponent: float, shift: int, most: int, rng: np.random.
     edges = np.cumsum(chance/chance.sum())[:-1]      # in the unit interval, between a length and the next
     return np.searchsorted(edges, rng.random(n), side="right") + 1
 
-# %% ../../nbs/predictor/00_trace.ipynb #9247fa2d
+# %% ../../nbs/predictor/00_trace.ipynb #a2d3adcc
 def write_frame(frame: pl.DataFrame, path, metadata: dict | None = None) -> Path:
     "Write a frame as .parquet or .csv in one step, as a reader sees it. Raises UserError for another ending."
     path = Path(path)
@@ -144,7 +144,7 @@ def write_frame(frame: pl.DataFrame, path, metadata: dict | None = None) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomic(path, content.getbuffer())
 
-# %% ../../nbs/predictor/00_trace.ipynb #c02e50eb
+# %% ../../nbs/predictor/00_trace.ipynb #e5adbddd
 def _arrival_seconds(minutes: int, rate: float, rng: np.random.Generator) -> np.ndarray:
     "Whole seconds since Monday 0:00 at which requests arrive, in order; `rate` a minute in the mean."
     load = rate*seasons(np.arange(minutes))*gamma_process(minutes, 20, rng)
@@ -152,7 +152,7 @@ def _arrival_seconds(minutes: int, rate: float, rng: np.random.Generator) -> np.
     minute_begins = np.repeat(np.arange(minutes)*60, counts)
     return np.sort(minute_begins + rng.integers(0, 60, counts.sum()))
 
-# %% ../../nbs/predictor/00_trace.ipynb #9c340ecd
+# %% ../../nbs/predictor/00_trace.ipynb #7767d316
 def _answer_lengths(n: int, rng: np.random.Generator) -> np.ndarray:
     "Tokens of n answers; 0 where the request failed."
     answered = zipf_lengths(n, 3., 400, 2048, rng)
@@ -165,7 +165,7 @@ def _response_seconds(answered: np.ndarray, large: np.ndarray, rng: np.random.Ge
     speed = np.where(large, 25., 60.)                 # tokens a second
     return np.round(overhead + answered/speed, 3)
 
-# %% ../../nbs/predictor/00_trace.ipynb #7d1eb40c
+# %% ../../nbs/predictor/00_trace.ipynb #9ef8557e
 def _requests_at(second: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     "A request at each of these seconds, in the columns of BurstGPT."
     n = len(second)
@@ -184,7 +184,7 @@ def _requests_at(second: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     model = pl.when("Model").then(pl.lit("generated-large")).otherwise(pl.lit("generated-small"))
     return frame.with_columns(model.alias("Model"), pl.lit(GENERATED).alias("Log Type"))
 
-# %% ../../nbs/predictor/00_trace.ipynb #93bd773d
+# %% ../../nbs/predictor/00_trace.ipynb #d39de278
 def generate_trace(path=None,           # .csv or .parquet to write; None returns the frame
                    days: float = 14,
                    seed: int = 0,
@@ -196,7 +196,7 @@ def generate_trace(path=None,           # .csv or .parquet to write; None return
     frame = _requests_at(_arrival_seconds(minutes, rate, rng), rng)
     return frame if path is None else write_frame(frame, path)
 
-# %% ../../nbs/predictor/00_trace.ipynb #464be24e
+# %% ../../nbs/predictor/00_trace.ipynb #532c0a6c
 MICRO = 1_000_000      # microseconds in a second
 LONGEST = 10**18       # microseconds: sums of two fit into 64 bits
 MOST = 10**9           # tokens of a request: sums over billions of requests fit
@@ -209,7 +209,7 @@ WANTED = {
     "elapsed": "seconds as a number, 0 or more (without the column, arrivals are counted)",
     "log": "the kind of log"}
 
-# %% ../../nbs/predictor/00_trace.ipynb #f435bd21
+# %% ../../nbs/predictor/00_trace.ipynb #5e8dcf4c
 def time_format(cell) -> str:
     "The format of a date and time as in `cell` up to the seconds, then Z, +00:00, or %#z for another zone."
     text = str(cell or "").strip()
@@ -218,7 +218,7 @@ def time_format(cell) -> str:
     if zone not in ("", "Z", "+00:00"): zone = "%#z"
     return f"%Y-%m-%d{between}%H:%M:%S{zone}"
 
-# %% ../../nbs/predictor/00_trace.ipynb #b7dc06b0
+# %% ../../nbs/predictor/00_trace.ipynb #d964bfbb
 def _from_seconds(name: str) -> pl.Expr:
     "Microseconds of a column of seconds."
     seconds = pl.col(name).cast(pl.Float64, strict=False)
@@ -232,7 +232,7 @@ def _from_text(text: pl.Expr, form: str) -> pl.Expr:
     rest = (fraction*MICRO + .001).floor().cast(pl.Int64, strict=False)
     return pl.when(fraction.is_between(0, 1, closed="left")).then(start + rest)
 
-# %% ../../nbs/predictor/00_trace.ipynb #0e5778c5
+# %% ../../nbs/predictor/00_trace.ipynb #43c8aaae
 def microseconds(name: str, form: str | None, dtype=None) -> pl.Expr:
     "The column `name` as whole microseconds, null where it is no time. `form` is None for seconds."
     if form is None: return _from_seconds(name)
@@ -243,7 +243,7 @@ def microseconds(name: str, form: str | None, dtype=None) -> pl.Expr:
     time = text.str.to_datetime(f"{date}%S%.f{zone}", time_unit="us", strict=False)
     return time.dt.epoch("us")
 
-# %% ../../nbs/predictor/00_trace.ipynb #45d712f8
+# %% ../../nbs/predictor/00_trace.ipynb #d3f90c88
 @dataclass(frozen=True)
 class Trace:
     "A trace file: its kind, its columns by what they mean, and how its times are written."
@@ -275,7 +275,7 @@ class Trace:
         schema = {name: pl.Float64 if short[name] in numeric else pl.String for name in self.names}
         return pl.scan_csv(self.path, glob=False, schema=schema).rename(short)
 
-# %% ../../nbs/predictor/00_trace.ipynb #9abc9b6f
+# %% ../../nbs/predictor/00_trace.ipynb #0e64b9ed
 def cell_numbers(trace: Trace) -> dict[str, pl.Expr]:
     "By role: microseconds and token counts as whole numbers, null where the cell is none."
     found = {}
@@ -285,7 +285,7 @@ def cell_numbers(trace: Trace) -> dict[str, pl.Expr]:
         if role in TOKENS: found[role] = pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
     return found
 
-# %% ../../nbs/predictor/00_trace.ipynb #07727256
+# %% ../../nbs/predictor/00_trace.ipynb #d67da540
 def _possible(role: str, name: str, number: pl.Expr) -> pl.Expr:
     "Is `number`, made from the column `name`, possible in this role?"
     if role == "time": return number.is_between(-LONGEST, LONGEST)
@@ -300,7 +300,7 @@ def cell_tests(trace: Trace,
     if "log" in trace.roles: tests["log"] = pl.col(trace.roles["log"]) != ""
     return {role: test.fill_null(False).alias(role) for role, test in tests.items()}
 
-# %% ../../nbs/predictor/00_trace.ipynb #cfa3d186
+# %% ../../nbs/predictor/00_trace.ipynb #c6b8f095
 def _no_trace(path, names: list[str]) -> str:
     "What to say of a table that is no request trace."
     known = []
@@ -311,7 +311,7 @@ def _no_trace(path, names: list[str]) -> str:
             f"expected are those of {'; '.join(known)}")
 
 def _roles(path, kind: str, names: list[str]) -> dict[str, str]:
-    "What it means -> the plain name, of the columns that are there. Raises UserError where two have the same name."
+    "What it means -> the plain name, of the columns that are there. Raises UserError where two are alike."
     here = {plain(name) for name in names}
     if len(here) < len(names):
         raise UserError(f"{path} line 1: two columns have the same name in {', '.join(names)}")
@@ -323,7 +323,7 @@ def _first_format(trace: Trace) -> str:
     first = times.head(1).collect()
     return time_format(first.item() if len(first) else None)
 
-# %% ../../nbs/predictor/00_trace.ipynb #7f647140
+# %% ../../nbs/predictor/00_trace.ipynb #4b287788
 def open_trace(path) -> Trace:
     "What is known of a trace before its rows are read. Raises UserError."
     kind = trace_kind(path)
@@ -335,7 +335,7 @@ def open_trace(path) -> Trace:
     if trace.parquet: trace = replace(trace, dtypes=dict(trace.scan().collect_schema()))
     return replace(trace, form=_first_format(trace)) if trace.dated else trace
 
-# %% ../../nbs/predictor/00_trace.ipynb #72841d72
+# %% ../../nbs/predictor/00_trace.ipynb #37659231
 def _check_row(trace: Trace, line: int, row: list[str]) -> None:
     "Raises UserError for a row that is not UTF-8, or has too many or too few cells."
     broken = [cell for cell in row if "\ufffd" in cell]
@@ -356,7 +356,7 @@ def _csv_rows(trace: Trace) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as e:
             raise UserError(f"{trace.path} line {rows.line_num}: {e}; is a quotation mark left open?") from None
 
-# %% ../../nbs/predictor/00_trace.ipynb #e578086b
+# %% ../../nbs/predictor/00_trace.ipynb #c10bfc20
 def _csv_blocks(trace: Trace, rows: int) -> Iterator[tuple[list[str], pl.DataFrame]]:
     columns = {plain(name): pl.String for name in trace.names}
     lines = _csv_rows(trace)
@@ -376,7 +376,7 @@ def blocks(trace: Trace, rows: int = 50_000) -> Iterator[tuple[list[str], pl.Dat
     "The raw cells in blocks: (place of each row, frame). Raises UserError for a row of too many or too few cells."
     return _parquet_blocks(trace, rows) if trace.parquet else _csv_blocks(trace, rows)
 
-# %% ../../nbs/predictor/00_trace.ipynb #4a8e2ff2
+# %% ../../nbs/predictor/00_trace.ipynb #d4eebf15
 def _complaint(trace: Trace, place: str, role: str, cell) -> str:
     "Where a cell stands, what is in it, and what was expected."
     wanted = WANTED[role]
@@ -399,7 +399,7 @@ def bad_cell(trace: Trace) -> str | None:
         return _complaint(trace, places[row], role, block[trace.roles[role]][row])
     return None
 
-# %% ../../nbs/predictor/00_trace.ipynb #22e5f1a6
+# %% ../../nbs/predictor/00_trace.ipynb #92a235cf
 ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
 
 def row_hash(columns: list[str],
@@ -414,13 +414,13 @@ def row_hash(columns: list[str],
         if name not in numbers: parts.append(pl.col(name).hash(seed))
     return pl.sum_horizontal(parts).alias("hash")
 
-# %% ../../nbs/predictor/00_trace.ipynb #19a58d79
+# %% ../../nbs/predictor/00_trace.ipynb #a46fec8c
 def count_equal(hashes: np.ndarray) -> int:
     "How many values equal an earlier one; sorts in place."
     hashes.sort()
     return int(np.count_nonzero(hashes[1:] == hashes[:-1]))
 
-# %% ../../nbs/predictor/00_trace.ipynb #6a6ba0bd
+# %% ../../nbs/predictor/00_trace.ipynb #b5bf3bac
 def _sound(trace: Trace, numbers: dict[str, pl.Expr]) -> pl.Expr:
     "Are all cells of the row what they should be, or none there?"
     blank = pl.all_horizontal(pl.col(plain(name)).is_null() for name in trace.names)
@@ -434,9 +434,9 @@ def _hash(trace: Trace, numbers: dict[str, pl.Expr]) -> pl.Expr:
     columns = [plain(name) for name in trace.names]
     return row_hash(columns, {trace.roles[role]: number for role, number in numbers.items()})
 
-# %% ../../nbs/predictor/00_trace.ipynb #250547a0
+# %% ../../nbs/predictor/00_trace.ipynb #b1d1dd24
 def request_numbers(trace: Trace) -> pl.LazyFrame:
-    "A row a request: time, input_tokens, output_tokens, sound, generated, hash; end where response times are known."
+    "A row a request: time, input_tokens, output_tokens, sound, generated, hash; end where it is known."
     found = cell_numbers(trace)
     lines = trace.scan().with_columns(number.alias(f"# {role}") for role, number in found.items())
     numbers = {role: pl.col(f"# {role}") for role in found}
@@ -447,7 +447,7 @@ def request_numbers(trace: Trace) -> pl.LazyFrame:
     if "elapsed" in numbers: wanted["end"] = numbers["time"] + numbers["elapsed"]
     return lines.select(**wanted)
 
-# %% ../../nbs/predictor/00_trace.ipynb #a41544c9
+# %% ../../nbs/predictor/00_trace.ipynb #a08ffbce
 def _sorted_by(step: np.ndarray, values: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     "`step` in order, `values` with it; as they are where that is their order."
     if not (step[1:] < step[:-1]).any(): return step, values
@@ -462,13 +462,13 @@ def sum_by(step: np.ndarray, values: dict[str, np.ndarray]) -> pl.DataFrame:
     sums = {name: np.add.reduceat(v, first) for name, v in values.items()}
     return pl.DataFrame({"step": step[first]} | sums)
 
-# %% ../../nbs/predictor/00_trace.ipynb #8605f341
+# %% ../../nbs/predictor/00_trace.ipynb #018ba52f
 def by_step(time: np.ndarray, step: int, **values: np.ndarray) -> pl.DataFrame:
     "Sums over the requests at `time`, by step: n, offset (time since the step began), and `values`."
     k = time//step
     return sum_by(k, {"n": np.ones_like(k), "offset": time - k*step} | values)
 
-# %% ../../nbs/predictor/00_trace.ipynb #3de13b8c
+# %% ../../nbs/predictor/00_trace.ipynb #9964b2a4
 class Sums:
     "Sums by step of the frames added. Memory: a row a distinct step, or two million rows where that is more."
     def __init__(self):
@@ -487,7 +487,7 @@ class Sums:
         self.held = len(self.parts[0])
         return self.parts[0]
 
-# %% ../../nbs/predictor/00_trace.ipynb #f31ade74
+# %% ../../nbs/predictor/00_trace.ipynb #50ff3947
 @dataclass
 class Times:
     "What is known of the times of a trace so far, in microseconds."
@@ -505,7 +505,7 @@ class Times:
         self.last = max(self.last, int(time.max()))
         self.whole = self.whole and not (time % MICRO).any()
 
-# %% ../../nbs/predictor/00_trace.ipynb #9abdfe6b
+# %% ../../nbs/predictor/00_trace.ipynb #8a725f35
 @dataclass
 class Tally:
     "What one pass over a trace leaves."
@@ -544,7 +544,7 @@ class Tally:
         end = np.sort(batch["end"].to_numpy())
         self.ended.add(by_step(end, step))
 
-# %% ../../nbs/predictor/00_trace.ipynb #71eb2633
+# %% ../../nbs/predictor/00_trace.ipynb #d18d7af2
 def _unreadable(trace: Trace, error: Exception) -> str:
     "Why polars could not read a trace."
     said = None if trace.parquet else bad_cell(trace)
@@ -568,14 +568,14 @@ def read_trace(trace: Trace,
         raise UserError(_unreadable(trace, e)) from None
     return tally
 
-# %% ../../nbs/predictor/00_trace.ipynb #ed46e7cf
+# %% ../../nbs/predictor/00_trace.ipynb #74e2200d
 MAX_STEPS, SPARSE = 20_000_000, 10_000
 
 def moment(us: int, absolute: bool) -> str | float:
     "Microseconds for people: seconds, or an ISO time for an absolute one."
     return (datetime(1970, 1, 1) + timedelta(microseconds=us)).isoformat() if absolute else us/MICRO
 
-# %% ../../nbs/predictor/00_trace.ipynb #ddefa2b5
+# %% ../../nbs/predictor/00_trace.ipynb #e4a8514d
 def _too_sparse(trace: Trace, times: Times, step: int, steps: int, busy: int) -> str:
     first = moment(int(times.first), trace.dated)
     last = moment(int(times.last), trace.dated)
@@ -586,13 +586,14 @@ def check_span(trace: Trace, tally: Tally, step: int) -> None:
     "Raises UserError for a trace without rows and for one whose times cannot all be right."
     if not tally.rows: raise UserError(f"{trace.path}: no rows, only a header")
     if tally.rows == tally.future:
-        raise UserError(f"{trace.path}: all {tally.rows} rows lie in the future; is the clock of this machine right?")
+        raise UserError(f"{trace.path}: all {tally.rows} rows lie in the future; "
+                        "is the clock of this machine right?")
     steps = tally.times.last//step - tally.times.first//step + 1
     busy = len(tally.begun.total())      # steps with a request
     if steps > MAX_STEPS or steps > SPARSE*busy:
         raise UserError(_too_sparse(trace, tally.times, step, steps, busy))
 
-# %% ../../nbs/predictor/00_trace.ipynb #c9419754
+# %% ../../nbs/predictor/00_trace.ipynb #3804dda9
 @dataclass(frozen=True)
 class DenseTrace:
     "A row for every step from the first request to the last; times in microseconds."
@@ -612,14 +613,14 @@ class DenseTrace:
         return replace(self, arrivals=self.arrivals[:-1], input_tokens=self.input_tokens[:-1],
                        output_tokens=self.output_tokens[:-1], in_flight=running)
 
-# %% ../../nbs/predictor/00_trace.ipynb #cdee002c
+# %% ../../nbs/predictor/00_trace.ipynb #6bfce673
 def spread(sums: pl.DataFrame, name: str, first: int, n: int) -> np.ndarray:
     "(n,) whole numbers of the steps from `first` on: the column `name` of sums by step, 0 where a step has none."
     out = np.zeros(n, np.int64)
     out[sums["step"].to_numpy() - first] = sums[name].to_numpy()
     return out
 
-# %% ../../nbs/predictor/00_trace.ipynb #7de41bdc
+# %% ../../nbs/predictor/00_trace.ipynb #0efb5895
 def requests_in_flight(tally: Tally, step: int, first: int, n: int) -> np.ndarray:
     "(n,): how many requests run in each of the `n` steps from `first` on, in the mean over the step."
     begun = tally.begun.total()
@@ -629,7 +630,7 @@ def requests_in_flight(tally: Tally, step: int, first: int, n: int) -> np.ndarra
     busy = step*running - spread(begun, "offset", first, n) + spread(ended, "offset", first, n)
     return busy/step
 
-# %% ../../nbs/predictor/00_trace.ipynb #9ffc6af8
+# %% ../../nbs/predictor/00_trace.ipynb #442a0902
 def dense(tally: Tally, step: int) -> DenseTrace:
     "The sums of a pass as a row for every step of `step` microseconds."
     times = tally.times
@@ -646,7 +647,7 @@ def dense(tally: Tally, step: int) -> DenseTrace:
         output_tokens=spread(begun, "output_tokens", first, n),
         in_flight=requests_in_flight(tally, step, first, n) if tally.ended.parts else None)
 
-# %% ../../nbs/predictor/00_trace.ipynb #772da5bb
+# %% ../../nbs/predictor/00_trace.ipynb #0368f9f3
 def gaps(arrivals: np.ndarray, shortest: int) -> list[tuple[int, int]]:
     "Runs of at least `shortest` empty steps as (first, one past the last), longest first."
     empty = np.concatenate([[False], arrivals == 0, [False]]).astype(np.int8)
@@ -655,7 +656,7 @@ def gaps(arrivals: np.ndarray, shortest: int) -> list[tuple[int, int]]:
     long.sort(key=lambda run: (run[0] - run[1], run[0]))
     return [(begin, end) for begin, end in long]
 
-# %% ../../nbs/predictor/00_trace.ipynb #94804baa
+# %% ../../nbs/predictor/00_trace.ipynb #cec3bc88
 def _gap_facts(arrivals: np.ndarray, at: Callable) -> dict:
     "Empty steps and gaps, the ten longest by when they begin and end; `at(k)` is the time of step k."
     shortest = max(5, math.ceil(20*len(arrivals)/max(1, arrivals.sum())))
@@ -664,7 +665,7 @@ def _gap_facts(arrivals: np.ndarray, at: Callable) -> dict:
     empty = int((arrivals == 0).sum())
     return {"empty_steps": empty, "gap_steps": shortest, "gap_count": len(found), "gaps": longest}
 
-# %% ../../nbs/predictor/00_trace.ipynb #7d76277c
+# %% ../../nbs/predictor/00_trace.ipynb #78d8deef
 def trace_report(trace: Trace, tally: Tally, made: DenseTrace) -> dict:
     "What a reader of the series should know, as JSON; times as seconds or ISO times, `end` after the last step."
     def at(k): return moment((made.first + k)*made.step, trace.dated)
@@ -685,12 +686,12 @@ def trace_report(trace: Trace, tally: Tally, made: DenseTrace) -> dict:
         "blank": tally.blank,
         "failed": tally.failed if trace.kind == "burstgpt" else 0}
 
-# %% ../../nbs/predictor/00_trace.ipynb #c6b60b1a
+# %% ../../nbs/predictor/00_trace.ipynb #cd6828c6
 def as_times(us: pl.Series, absolute: bool) -> pl.Series:
     "Microseconds as dates and times where they are absolute, else as seconds."
     return us.cast(pl.Datetime("us")) if absolute else us/MICRO
 
-# %% ../../nbs/predictor/00_trace.ipynb #591bd0d6
+# %% ../../nbs/predictor/00_trace.ipynb #2def2a8c
 def dense_frame(made: DenseTrace, absolute: bool) -> pl.DataFrame:
     "time, requests_in_flight or request_arrivals, input_tokens, output_tokens; a row a step."
     us = pl.Series("time", (made.first + np.arange(len(made)))*made.step)
@@ -700,7 +701,7 @@ def dense_frame(made: DenseTrace, absolute: bool) -> pl.DataFrame:
     columns |= {"input_tokens": made.input_tokens, "output_tokens": made.output_tokens}
     return pl.DataFrame(columns)
 
-# %% ../../nbs/predictor/00_trace.ipynb #1f90d974
+# %% ../../nbs/predictor/00_trace.ipynb #d45b6364
 def _microseconds_now(now: datetime | None) -> int:
     "Microseconds since 1970 of `now`, which is UTC where it has no zone, or of this moment."
     now = now or datetime.now(timezone.utc)
@@ -732,7 +733,7 @@ def prepare_trace(path,
     report |= {"last_step_seconds": made.covered/MICRO, "last_step_dropped": dropped}
     return dense_frame(made, trace.dated), report
 
-# %% ../../nbs/predictor/00_trace.ipynb #11068814
+# %% ../../nbs/predictor/00_trace.ipynb #4c4a26f9
 def _whole_times(step_from: float, step_to: float) -> int:
     "How often one step fits into the other. Raises UserError where that is not a whole number."
     ratio = round(step_to/step_from) if step_from > 0 else 0
@@ -759,16 +760,16 @@ def aggregate(frame: pl.DataFrame,
     parts = parts.drop("len").with_columns(begins)
     return parts.with_columns(pl.col("^requests_in_flight$")/times)
 
-# %% ../../nbs/predictor/00_trace.ipynb #092c1718
+# %% ../../nbs/predictor/00_trace.ipynb #24c62daf
 def write_series(frame: pl.DataFrame, report: dict, out) -> Path:
-    "Write a series as .parquet (report inside) or .csv (report in `<out>.json`). Raises UserError for other endings."
+    "Write a series as .parquet (report inside) or .csv (report in `<out>.json`). Raises UserError."
     out = Path(out)
     report = {"generated": False} | report
     write_frame(frame, out, {"neuralkit": json.dumps(report)})
     if out.suffix == ".csv": write_json(out.with_name(f"{out.name}.json"), report)
     return out
 
-# %% ../../nbs/predictor/00_trace.ipynb #50dbb317
+# %% ../../nbs/predictor/00_trace.ipynb #5ead3e40
 def read_report(path) -> dict | None:
     "The report of a series that `write_series` wrote; None for any other table. Raises UserError."
     path = Path(path)

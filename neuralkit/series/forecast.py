@@ -71,8 +71,8 @@ def coverage(forecast: Tensor, truth: Tensor) -> Tensor:
 
 # %% ../../nbs/series/03_forecast.ipynb #10f14008
 def capacity_cost(capacity: Tensor, load: Tensor) -> dict[str, float]:
-    """Share of steps with too little capacity; load that found none, and capacity that stood idle, both as shares of
-    the whole load."""
+    """Share of steps with too little capacity; load that found none, and capacity that stood idle, both as shares
+    of the whole load."""
     total = load.double().sum().clamp(min=1e-12)
     unserved = (load - capacity).clamp(min=0).double().sum()
     idle = (capacity - load).clamp(min=0).double().sum()
@@ -207,8 +207,8 @@ def naive_forecasts(values: Tensor,     # (time, channel), scaled
                     part: Windows, train_end: int,
                     step: float,        # seconds
                     slow: bool = True) -> dict[str, Tensor]:
-    """Every naive forecast that the series is long enough for, by name; without `slow` only those that need no pass
-    over the whole series."""
+    """Every naive forecast that the series is long enough for, by name; without `slow` only those that need no
+    pass over the whole series."""
     found = {"last value": last_value(part)}
     day = day_steps(step)
     periods = {"day": day, "week": 7*day} if day else {}
@@ -237,7 +237,7 @@ def _step_row(series: Series, h: int,
 def forecast_rows(series: Series,
                   forecast: Tensor,      # (horizon, channel, 1 + level): the mean, then quantiles
                   levels: Sequence[float] = (), shown: int = 200) -> list[dict]:
-    "One row for each step after the end of `series`, in its units; the first has the newest values too, as `past`."
+    "One row for each step after the end of `series`, in its units; the first has the newest values as `past`."
     rows = [_step_row(series, h, step, levels) for h, step in enumerate(forecast.tolist())]
     newest = series.values[-shown:]
     rows[0]["past"] = {}
@@ -245,7 +245,7 @@ def forecast_rows(series: Series,
         rows[0]["past"][name] = [round(value, 4) for value in newest[:, c].tolist()]
     return rows
 
-# %% ../../nbs/series/03_forecast.ipynb #3d376c06
+# %% ../../nbs/series/03_forecast.ipynb #4905a6a5
 def _quantile_columns(row: dict, name: str) -> dict[str, str]:
     "Column -> level of the quantiles of channel `name`; `load 2` may be a channel beside `load`."
     found = {}
@@ -256,7 +256,7 @@ def _quantile_columns(row: dict, name: str) -> dict[str, str]:
     return found
 
 def _steps(rows: list[dict], name: str, past: list[float], quantiles: dict[str, str]) -> list[dict]:
-    "What is drawn of channel `name`, a row a step: 'past' up to 0, from there 'forecast' and the quantiles' levels."
+    "What is drawn of channel `name`, a row a step: 'past' up to 0, from there 'forecast' and its quantiles."
     steps = [{"step": i - len(past) + 1, "past": value} for i, value in enumerate(past)]
     steps.append({"step": 0, "forecast": past[-1]} | {level: past[-1] for level in quantiles.values()})
     for row in rows:

@@ -8,7 +8,6 @@ __all__ = ['RIDGE_STRENGTHS', 'moving_average', 'average_adjoint', 'linear_by_ch
            'shared_maps', 'pulled_maps', 'fit_linear', 'write_linear', 'squared_losses']
 
 # %% ../../nbs/series/02_linear.ipynb #f13f28b8
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,8 +62,8 @@ def _first_weights(bound: float, *shape: int) -> nn.Parameter:
     return weights
 
 class DLinear(nn.Module):
-    """(batch, channel, context) -> (batch, channel, horizon), or (batch, channel, horizon, outputs) where `outputs`
-    is not None. Zeng et al. 2023."""
+    """(batch, channel, context) -> (batch, channel, horizon), or (batch, channel, horizon, outputs) where
+    `outputs` is not None. Zeng et al. 2023."""
     def __init__(self, context: int, horizon: int, channels: int, individual: bool = True, kernel_size: int = 25,
                  subtract_last: bool = True, outputs: int | None = None):
         super().__init__()
@@ -101,9 +100,9 @@ class Grams(NamedTuple):
     sums: Tensor     # (group, size): sums of one place
     n: int           # windows a group
 
-# %% ../../nbs/series/02_linear.ipynb #0603d50c
+# %% ../../nbs/series/02_linear.ipynb #29e74a60
 def _first_row(group: np.ndarray, n: int) -> np.ndarray:
-    "Row 0 of the Gram matrix of a group (channel, time): the sum over windows of z[t] z[t + j], for every place j."
+    "Row 0 of the Gram matrix of a group (channel, time): sums over windows of z[t] z[t + j], for every place j."
     return sum(np.correlate(z, z[:n]) for z in group)
 
 def _edges(values: np.ndarray, size: int) -> np.ndarray:
@@ -140,8 +139,8 @@ def window_grams(z: Tensor,     # (channel, time)
                  size: int,     # steps a window, target included
                  together: bool = False,
                  ) -> Grams:
-    """Grams of all windows, in double precision: products (channel, size, size), sums (channel, size), and how many
-    windows there are. With `together` all channels are one group."""
+    """Grams of all windows, in double precision: products (channel, size, size), sums (channel, size), and how
+    many windows there are. With `together` all channels are one group."""
     channels = z.double().numpy()
     values = channels[None] if together else channels[:, None]          # (group, channel, time)
     upper = torch.from_numpy(_upper_grams(values, size))
@@ -173,8 +172,8 @@ def relative_to(gram: Tensor, sums: Tensor, n: int, place: int) -> Grams:
 
 # %% ../../nbs/series/02_linear.ipynb #52df176a
 class Ridge:
-    """Affine maps that minimise squared error plus strength times the squared distance of the weights from `towards`,
-    for any strength."""
+    """Affine maps that minimise squared error plus strength times the squared distance of the weights from
+    `towards`, for any strength."""
     def __init__(self, gram: Tensor,     # (size, size)
                  sums: Tensor,           # (size,)
                  n: int, context: int):
@@ -206,8 +205,8 @@ def _squares(gram: Tensor, weight: Tensor) -> Tensor:
     return ((weight @ xx - 2*xy.transpose(1, 2))*weight).sum(-1) + yy
 
 class SquaredError:
-    """Mean squared error of affine maps over all windows of a part, from its Gram matrices; `together` for maps that
-    all channels share."""
+    """Mean squared error of affine maps over all windows of a part, from its Gram matrices; `together` for maps
+    that all channels share."""
     def __init__(self, values: Tensor,     # (time, channel): context of the first window to the last target
                  context: int, horizon: int, subtract_last: bool = True, together: bool = False):
         grams = window_grams(values.T.contiguous(), context + horizon, together)
@@ -297,17 +296,17 @@ def fit_linear(train: Tensor,          # (time, channel): scaled training part
 # %% ../../nbs/series/02_linear.ipynb #63290205
 @torch.no_grad()
 def write_linear(model: DLinear, weight: Tensor, bias: Tensor) -> None:
-    """Let `model` be the affine map (weight (group, horizon, context), bias (group, horizon)) on the window, less its
-    last value where the model subtracts it."""
+    """Let `model` be the affine map (weight (group, horizon, context), bias (group, horizon)) on the window, less
+    its last value where the model subtracts it."""
     model.seasonal_weight.copy_(weight)
     model.trend_weight.copy_(weight)
     model.seasonal_bias.copy_(bias)
     model.trend_bias.zero_()
 
-# %% ../../nbs/series/02_linear.ipynb #68ac6ab9
+# %% ../../nbs/series/02_linear.ipynb #9c8b6eb9
 def squared_losses(model: nn.Module, batch: dict[str, Tensor]) -> Losses:
-    """Sum of squared errors and count of values of a batch as `Windows.batch` gives it: `loss`, which is minimised,
-    and `mse`, the same without gradient."""
+    """Sum of squared errors and count of values of a batch as `Windows.batch` gives it: `loss`, which is
+    minimised, and `mse`, the same without gradient."""
     target = batch["target"]
     squared = F.mse_loss(model(batch["context"]), target, reduction="sum")
     count = torch.tensor(target.numel())

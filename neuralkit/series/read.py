@@ -275,8 +275,8 @@ def _flaw(column) -> tuple[str, Callable[[str], bool]] | None:
     return None
 
 def numbers(frame, columns: list[str], data: str):
-    """The frame with `columns` in double precision. Raises UserError, with the line, for what is missing, no number,
-    not finite, or a negative count."""
+    """The frame with `columns` in double precision. Raises UserError, with the line, for what is missing, no
+    number, not finite, or a negative count."""
     import polars as pl
     for c in columns:
         flaw = _flaw(frame[c])

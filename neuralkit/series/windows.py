@@ -73,9 +73,9 @@ def scale_kind(cfg: SeriesConfig) -> str:
     if cfg.scale != "auto": return cfg.scale
     return "standard" if cfg.split in NAMED_SPLITS else "minmax"
 
-# %% ../../nbs/series/01_windows.ipynb #c7b466f9
+# %% ../../nbs/series/01_windows.ipynb #1b6f2ab6
 def _check_room(begin: int, end: int, context: int, horizon: int, name: str) -> None:
-    "Raises UserError where rows `begin` to `end` have no room for the target of a window, or for its context before."
+    "Raises UserError where rows `begin` to `end` have no room for a target, or those before for its context."
     if end - begin < horizon:
         raise UserError(f"the {name} part has {max(0, end - begin)} steps, fewer than the prediction horizon "
                         f"of {horizon}; give more rows, another split or a shorter horizon")
@@ -85,8 +85,8 @@ def _check_room(begin: int, end: int, context: int, horizon: int, name: str) -> 
 
 # %% ../../nbs/series/01_windows.ipynb #0f611eb8
 class Windows:
-    """The windows of a part of a series, as an implementation of `Split`: a context and the target that follows it,
-    both (batch, channel, time). Raises UserError where the part has no room for one."""
+    """The windows of a part of a series, as an implementation of `Split`: a context and the target that follows
+    it, both (batch, channel, time). Raises UserError where the part has no room for one."""
     lengths = None                         # all windows are of one length
 
     def __init__(self, values: Tensor,     # (time, channel), scaled

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEST', 'GPU', 'SEED_MODEL', 'SEED', 'SEED_PARAPHRASE', 'PRESETS', 'ENCODER_SHAPES', 'SGDDConfig', 'load',
            'encoder_rows', 'build', 'encoder_shape', 'outline', 'length_cross_entropy', 'recalled_for', 'NoisedCost',
-           'hidden_cross_entropy', 'training_cost', 'nelbo_cost', 'loss']
+           'hidden_cross_entropy', 'training_cost', 'nelbo_cost', 'losses_of', 'loss']
 
 # %% ../../nbs/sgdd/04_task.ipynb #3d3a23fe
 from dataclasses import dataclass
@@ -176,10 +176,9 @@ def nelbo_cost(model: SGDDModel, cost: NoisedCost, time: Tensor) -> Tensor:
     density = model.process.schedule.rate_density(time)
     return cost.tokens.sum(1).detach()*density/cost.rate + cost.length.detach()
 
-# %% ../../nbs/sgdd/04_task.ipynb #bb631ec2
-def loss(model: SGDDModel, batch: dict) -> Losses:
+# %% ../../nbs/sgdd/04_task.ipynb #ba7c4c6b
+def losses_of(model: SGDDModel, cost: NoisedCost, batch: dict) -> Losses:
     "Sums and counts of the training loss, the NELBO (nats per token) and the length's cross-entropy (nats per text)."
-    cost = hidden_cross_entropy(model, batch)
     tokens = batch["real"].sum()
     counted = tokens if model.process.cfg.loss == "nelbo" else cost.hidden.sum()
     trained = training_cost(model, cost, batch["time"])
@@ -188,3 +187,8 @@ def loss(model: SGDDModel, batch: dict) -> Losses:
     return {"loss": (trained.sum(), counted),
             "nelbo": (nelbo.sum(), tokens),
             "length": (length.sum(), torch.tensor(len(length)))}
+
+# %% ../../nbs/sgdd/04_task.ipynb #568b77f1
+def loss(model: SGDDModel, batch: dict) -> Losses:
+    "What the model pays for a batch: sums and counts, of which `loss` is minimised."
+    return losses_of(model, hidden_cross_entropy(model, batch), batch)

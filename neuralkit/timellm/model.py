@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROTOTYPES', 'DTYPES', 'ModelConfig', 'cut_patches', 'PatchEmbedding', 'MappedPrototypes', 'FreePrototypes',
-           'drawn_mask', 'attend', 'Reprogramming', 'FlattenHead', 'AttentionBody', 'weights_version', 'Remembered',
-           'Describing', 'check', 'TimeLLM', 'frozen_llm', 'build_model', 'count_weights', 'prototype_words',
-           'left_padded', 'plain_prompt', 'attending', 'plain_reprogramming', 'plain_states', 'plain_forward']
+           'drawn_mask', 'attend_with_dropout', 'Reprogramming', 'FlattenHead', 'AttentionBody', 'weights_version',
+           'Remembered', 'Describing', 'check', 'TimeLLM', 'frozen_llm', 'build_model', 'count_weights',
+           'prototype_words', 'left_padded', 'plain_prompt', 'attending', 'plain_reprogramming', 'plain_states',
+           'plain_forward']
 
 # %% ../../nbs/timellm/01_model.ipynb #bd2e114a
 import math
@@ -134,7 +135,7 @@ def drawn_mask(shape: tuple[int, ...],
     return (numbers[:count] >= cut - 2**15).view(shape)
 
 # %% ../../nbs/timellm/01_model.ipynb #f9a3bdc0
-def attend(q: Tensor, k: Tensor, v: Tensor, rate: float) -> Tensor:
+def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, rate: float) -> Tensor:
     "Attention (..., rows, width) with dropout of its shares; on a CPU the rate is rounded to 1/65536."
     if not rate or q.device.type != "cpu": return F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
     scaled = q/math.sqrt(q.shape[-1])
@@ -164,7 +165,7 @@ class Reprogramming(nn.Module):
         k = self.key(prototypes)
         v = self.value(prototypes)
         heads = [self.split(x).transpose(0, 1)[None] for x in (q, k, v)]        # (1, heads, rows, d_ff)
-        mixed = attend(*heads, self.rate if self.training else 0.)[0]
+        mixed = attend_with_dropout(*heads, self.rate if self.training else 0.)[0]
         rows = mixed.transpose(0, 1).flatten(1)
         return self.out(rows.unflatten(0, patches.shape[:2]))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PromptConfig', 'instance_norm', 'autocorrelation', 'top_lags', 'trend_word', 'WindowStatistics', 'window_numbers',
-           'statistics', 'task_text', 'window_text', 'strict_statistics', 'strict_task', 'strict_text', 'pad_rows',
+           'statistics', 'task_text', 'window_text', 'strict_statistics', 'strict_task', 'strict_text', 'pad_prompts',
            'Prompter']
 
 # %% ../../nbs/timellm/00_prompt.ipynb #5d455359
@@ -142,7 +142,7 @@ def strict_text(x: Tensor,              # (batch, length), normalised
     return texts
 
 # %% ../../nbs/timellm/00_prompt.ipynb #b79b265c
-def pad_rows(rows: list[Tensor],        # token ids, each (tokens of its own,)
+def pad_prompts(rows: list[Tensor],        # token ids, each (tokens of its own,)
              length: int, pad: int,
              right: bool = False,       # pads behind the row
              ) -> tuple[Tensor, Tensor]:
@@ -218,5 +218,5 @@ class Prompter:
         length = max(len(row) for row in rows)
         if not self.strict:
             length += -(len(self.prefix) + length + behind) % multiple
-        ids, real = pad_rows(rows, length, self.pad, self.right)
+        ids, real = pad_prompts(rows, length, self.pad, self.right)
         return ids.to(context.device), real.to(context.device)
