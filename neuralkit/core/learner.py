@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Group', 'Batches', 'Repeated', 'OneProcess', 'shard', 'LossModule', 'Callback', 'pairs_of', 'device_of', 'new_adam',
-           'add_gradient', 'mean_gradient', 'Learner', 'random_state', 'set_random_state', 'snapshot_of', 'restore',
-           'mean_losses']
+           'add_gradient', 'add_gradients', 'over_processes', 'means_of', 'mean_gradient', 'Learner', 'random_state',
+           'set_random_state', 'snapshot_of', 'restore', 'mean_losses']
 
 # %% ../../nbs/core/06_learner.ipynb #72ee6098
 import math
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,12 @@ from .system import Losses, Split, generator_for
 # %% ../../nbs/core/06_learner.ipynb #ecb44d17
 @dataclass(frozen=True)
 class Group:
-    "The batches of one update, and the place in the order after it."
+    "The batches of one update, and the place in the order of all batches after it."
     batches: list[dict]
     examples: int
     tokens: int          # as many as examples, where a split has no lengths
-    epoch: int
-    batch: int
+    epoch: int           # the next batch's epoch
+    batch: int           # and its number in there
 
 # %% ../../nbs/core/06_learner.ipynb #3960fa9c
 class Batches:
@@ -50,23 +51,35 @@ class Batches:
 
     def of_epoch(self, epoch: int, start: int, ahead: Executor) -> Iterator[Group]:
         "The groups of one epoch from batch `start` on."
+        order, made = self.order(epoch), []
+        for i, batch in self.made_ahead(order, epoch, start, ahead):
+            made.append(batch)
+            if i + 1 == len(order) or len(made) == self.training.accumulation:
+                yield self.group(made, order, epoch, i + 1)
+                made = []
+
+    def order(self, epoch: int) -> list[list[int]]:
+        "Which examples make which batch of an epoch."
         generator = generator_for(self.seed, epoch)
-        order = epoch_batches(len(self.split), self.training.batch_size, generator, self.split.lengths)
-        made, places = [], []
+        return epoch_batches(len(self.split), self.training.batch_size, generator, self.split.lengths)
+
+    def made_ahead(self, order: list, epoch: int, start: int, ahead: Executor) -> Iterator[tuple[int, dict]]:
+        "The batches of an epoch with their numbers; while one is used, the next is made."
         coming = ahead.submit(self.make, order[start], epoch, start)
         for i in range(start, len(order)):
-            made.append(coming.result())
-            places += order[i]
-            last = i + 1 == len(order)
-            if not last: coming = ahead.submit(self.make, order[i + 1], epoch, i + 1)
-            if last or len(made) == self.training.accumulation:
-                after = (epoch + 1, 0) if last else (epoch, i + 1)
-                yield Group(made, len(places), self.tokens(places), *after)
-                made, places = [], []
+            batch = coming.result()
+            if i + 1 < len(order): coming = ahead.submit(self.make, order[i + 1], epoch, i + 1)
+            yield i, batch
 
     def make(self, indices: list[int], epoch: int, i: int) -> dict[str, Tensor]:
         "Batch `i` of an epoch; its noise depends on its place alone."
         return self.split.batch(indices, generator_for(self.seed, epoch, i))
+
+    def group(self, made: list[dict], order: list, epoch: int, end: int) -> Group:
+        "The group of the batches that were just made, the last before batch `end`."
+        places = list(chain.from_iterable(order[end - len(made):end]))
+        after = (epoch + 1, 0) if end == len(order) else (epoch, end)
+        return Group(made, len(places), self.tokens(places), *after)
 
     def tokens(self, indices: list[int]) -> int:
         "The size of some examples."
@@ -77,20 +90,25 @@ class Batches:
 class Repeated:
     "The same batch for `updates` updates."
     def __init__(self, batch: dict[str, Tensor], updates: int):
-        self.batch, self.count, self.per_epoch, self.epochs, self.total = batch, updates, updates, 1, updates
+        self.batch, self.epochs = batch, 1
+        self.count = self.per_epoch = self.total = updates
 
     def groups(self, epoch: int = 0, batch: int = 0) -> Iterator[Group]:
-        "The updates that are left."
+        "The groups that are left at the place (epoch, batch)."
         rows = len(next(iter(self.batch.values())))
-        for i in range(batch, self.total if epoch == 0 else 0):
+        if epoch > 0: return
+        for i in range(batch, self.total):
             after = (1, 0) if i + 1 == self.total else (0, i + 1)
             yield Group([self.batch], rows, rows, *after)
 
 # %% ../../nbs/core/06_learner.ipynb #96c67d21
 class OneProcess:
     "What a Learner asks of accelerate's Accelerator, for a fit in this process alone, without autocast."
-    num_processes, process_index, is_main_process = 1, 0, True
-    scaler, optimizer_step_was_skipped = None, False
+    num_processes = 1
+    process_index = 0
+    is_main_process = True
+    scaler = None                            # of fp16
+    optimizer_step_was_skipped = False       # as fp16 does where a gradient overflows
 
     def __init__(self, device: torch.device | str = "cpu"): self.device = torch.device(device)
 
@@ -102,11 +120,11 @@ class OneProcess:
 
     def reduce(self, x: Tensor, how: str) -> Tensor: return x
 
-    def clip_grad_norm_(self, ps: list, most: float) -> Tensor: return nn.utils.clip_grad_norm_(ps, most)
+    def clip_grad_norm_(self, weights: list, most: float) -> Tensor: return nn.utils.clip_grad_norm_(weights, most)
 
 # %% ../../nbs/core/06_learner.ipynb #d4a64d53
 def shard(batch: dict, rank: int, world: int) -> tuple[dict, float]:
-    "The rows of process `rank` of `world`, and their weight: 0 for a process without any, which computes the first for form's sake."
+    "The rows of process `rank` of `world` and their weight, 1; for a process without any the first row, and 0."
     rows = len(next(iter(batch.values())))
     mine = slice(rows*rank//world, rows*(rank + 1)//world)
     if mine.start == mine.stop: return {name: v[:1] for name, v in batch.items()}, 0.
@@ -124,13 +142,22 @@ class LossModule(nn.Module):
 # %% ../../nbs/core/06_learner.ipynb #f44a3db0
 class Callback:
     "What happens around updates; every method does nothing until a callback overrides it."
-    name = ""                                       # under which its state is kept; empty where there is none
-    def begin(self, learner: "Learner") -> None: "Before the first update of this process."
-    def before_step(self, learner: "Learner", now: dict) -> None: "The gradient is known, the weights are still as they were."
-    def after_update(self, learner: "Learner") -> None: "The weights are new; `learner.now` holds losses, `learner.group` batches."
-    def end(self, learner: "Learner") -> None: "After the last update, unless something was raised."
-    def state(self) -> dict: return {}
-    def load_state(self, state: dict) -> None: "Take up what `state` gave."
+    name = ""            # under which its state is kept; empty where there is none
+
+    def begin(self, learner: "Learner") -> None:
+        "Before the first update of this process."
+    def before_step(self, learner: "Learner", now: dict) -> None:
+        "The losses `now` and the gradient are known; the weights are still as they were."
+    def after_update(self, learner: "Learner") -> None:
+        "The weights are new; `learner.now` holds the losses, `learner.group` the batches."
+    def end(self, learner: "Learner") -> None:
+        "After the last update, unless something was raised."
+
+    def state(self) -> dict:
+        "What a resumed run must know, as JSON."
+        return {}
+    def load_state(self, state: dict) -> None:
+        "Take up what `state` gave."
 
 # %% ../../nbs/core/06_learner.ipynb #4257d78a
 def pairs_of(losses: Losses, weight: float, device: torch.device) -> dict[str, Tensor]:
@@ -141,21 +168,23 @@ def pairs_of(losses: Losses, weight: float, device: torch.device) -> dict[str, T
         found[name] = weight*torch.stack(numbers)
     return found
 
-# %% ../../nbs/core/06_learner.ipynb #05ae09ad
+# %% ../../nbs/core/06_learner.ipynb #47e9fccc
 def device_of(model: nn.Module) -> torch.device:
     "Where a model's weights are."
     return next(model.parameters()).device
 
+# %% ../../nbs/core/06_learner.ipynb #05ae09ad
 def new_adam(model: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
     "AdamW on the trainable weights of `model`."
     groups = parameter_groups(model, training.weight_decay)
     betas = (training.beta1, training.beta2)
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=device.type in ("cpu", "cuda"))
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)
 
 # %% ../../nbs/core/06_learner.ipynb #9f0c887e
 def add_gradient(module: nn.Module,      # a LossModule, perhaps wrapped
                  batch: dict,
-                 divisor: float,         # makes the sum small, as fp16 needs it; divided out in `mean_gradient`
+                 divisor: float,         # of the summed loss, so that fp16 can hold it
                  last: bool,             # of its update
                  accelerator) -> dict[str, Tensor]:
     "Add the gradient of this process's share of a batch; returns (sum, count) of each loss."
@@ -166,12 +195,33 @@ def add_gradient(module: nn.Module,      # a LossModule, perhaps wrapped
         accelerator.backward(losses["loss"][0]*weight/divisor)
     return pairs_of(losses, weight, accelerator.device)
 
+# %% ../../nbs/core/06_learner.ipynb #374d1645
+def add_gradients(module: nn.Module, batches: list[dict], divisor: float, accelerator) -> dict[str, Tensor]:
+    "Add the gradients of all batches of an update; returns (sum, count) of each loss in this process."
+    sums = {}
+    for i, batch in enumerate(batches):
+        last = i + 1 == len(batches)
+        found = add_gradient(module, batch, divisor, last, accelerator)
+        for name, pair in found.items(): sums[name] = sums.get(name, 0) + pair
+    return sums
+
+# %% ../../nbs/core/06_learner.ipynb #f207be5c
+def over_processes(sums: dict[str, Tensor], accelerator) -> dict[str, list[float]]:
+    "[sum, count] of each loss over all processes, as plain numbers."
+    table = accelerator.reduce(torch.stack(list(sums.values())), "sum")       # (losses, sum and count)
+    return dict(zip(sums, table.tolist()))
+
+# %% ../../nbs/core/06_learner.ipynb #fd27bf8c
+def means_of(totals: dict[str, Sequence[float]]) -> dict[str, float]:
+    "The mean of each loss from its sum and count."
+    return {name: total/max(count, 1e-9) for name, (total, count) in totals.items()}
+
 # %% ../../nbs/core/06_learner.ipynb #ea14d472
 def mean_gradient(model: nn.Module, scale: float, most: float, accelerator) -> float:
     "Multiply the gradient by `scale` and clip its norm to `most` (0 is no clipping); returns the norm before."
-    ps = [p for p in model.parameters() if p.grad is not None]
-    torch._foreach_mul_([p.grad for p in ps], scale)
-    return accelerator.clip_grad_norm_(ps, most or math.inf).item()
+    weights = [p for p in model.parameters() if p.grad is not None]
+    torch._foreach_mul_([p.grad for p in weights], scale)
+    return accelerator.clip_grad_norm_(weights, most or math.inf).item()
 
 # %% ../../nbs/core/06_learner.ipynb #7ef83459
 class Learner:
@@ -183,9 +233,12 @@ class Learner:
         self.adam = new_adam(model, training, self.accelerator.device)
         self.loss_module, self.optimizer = self.accelerator.prepare(LossModule(loss, model), self.adam)
         self.ema = Ema(model, training.ema) if training.ema else None
-        self.total = batches.total if batches else 1
-        self.step, self.epoch, self.batch, self.seconds = 0, 0, 0, 0.
-        self.now, self.group, self.stop = {}, None, None
+        self.total = batches.total if batches else 1      # updates
+        self.step = 0                                     # updates made
+        self.epoch, self.batch = 0, 0                     # the place after them
+        self.seconds = 0.                                 # that they took
+        self.now, self.group = {}, None                   # what the last one found, and learnt from
+        self.stop = None                                  # set by a callback: why to end early
 
     def fit(self) -> "Learner":
         "Train from where it stands to the end, or until a callback sets `stop`."
@@ -209,18 +262,14 @@ class Learner:
 
     def update(self, batches: list[dict]) -> dict[str, float]:
         "One update from some batches: the mean losses, `lr`, and `grad_norm` before clipping."
-        a, size, sums = self.accelerator, self.training.batch_size, {}
+        accelerator, size = self.accelerator, self.training.batch_size
         rate = learning_rate(self.step, self.total, self.training)
         self.loss_module.train()
-        for i, batch in enumerate(batches):
-            found = add_gradient(self.loss_module, batch, size, i + 1 == len(batches), a)
-            for name, pair in found.items(): sums[name] = sums.get(name, 0) + pair
-        table = a.reduce(torch.stack(list(sums.values())), "sum")       # (losses, sum and count) over all processes
-        totals = dict(zip(sums, table.tolist()))
-        scale = size*a.num_processes/totals["loss"][1]                  # distributed wrappers average over processes
-        norm = mean_gradient(self.model, scale, self.training.clip, a)
-        means = {name: total/max(count, 1e-9) for name, (total, count) in totals.items()}
-        now = means | {"lr": rate, "grad_norm": norm}
+        sums = add_gradients(self.loss_module, batches, size, accelerator)
+        totals = over_processes(sums, accelerator)
+        scale = size*accelerator.num_processes/totals["loss"][1]
+        norm = mean_gradient(self.model, scale, self.training.clip, accelerator)
+        now = means_of(totals) | {"lr": rate, "grad_norm": norm}
         for callback in self.callbacks: callback.before_step(self, now)
         self.change_weights(rate)
         return now
@@ -241,6 +290,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda": state["random.cuda"] = torch.cuda.get_rng_state()
     return state
 
+# %% ../../nbs/core/06_learner.ipynb #0878feac
 def set_random_state(tensors: dict[str, Tensor], device: torch.device) -> None:
     "The inverse of `random_state`."
     torch.set_rng_state(tensors["random.cpu"])
@@ -249,25 +299,36 @@ def set_random_state(tensors: dict[str, Tensor], device: torch.device) -> None:
 # %% ../../nbs/core/06_learner.ipynb #121df08e
 def snapshot_of(learner: Learner) -> Snapshot:
     "This moment of a training, whole."
-    scaler, ema = learner.accelerator.scaler, learner.ema
     trainer = {f"raw.{name}": v for name, v in trainable_state(learner.model).items()}
-    trainer |= optimizer_state(learner.adam) | random_state(learner.accelerator.device)
-    state = {"step": learner.step, "epoch": learner.epoch, "batch": learner.batch, "seconds": learner.seconds,
-             "scaler": scaler.state_dict() if scaler else None,
-             "callbacks": {c.name: c.state() for c in learner.callbacks if c.name}}
-    return Snapshot(trainable_state(learner.model, ema.weights if ema else None), trainer, state)
+    trainer |= optimizer_state(learner.adam)
+    trainer |= random_state(learner.accelerator.device)
+    to_use = trainable_state(learner.model, learner.ema.weights if learner.ema else None)
+    return Snapshot(to_use, trainer, _progress_of(learner))
 
+def _progress_of(learner: Learner) -> dict:
+    "How far a training is, as JSON."
+    scaler = learner.accelerator.scaler
+    return {"step": learner.step, "epoch": learner.epoch, "batch": learner.batch, "seconds": learner.seconds,
+            "scaler": scaler.state_dict() if scaler else None,
+            "callbacks": {c.name: c.state() for c in learner.callbacks if c.name}}
+
+# %% ../../nbs/core/06_learner.ipynb #adc5556e
 def restore(learner: Learner, snapshot: Snapshot) -> None:
     "Take up a training exactly where `snapshot` was taken. Raises UserError where it is of another model."
-    state, scaler, device = snapshot.state, learner.accelerator.scaler, learner.accelerator.device
+    device = learner.accelerator.device
     raw = {name.removeprefix("raw."): v for name, v in snapshot.trainer.items() if name.startswith("raw.")}
     load_trainable(learner.model, raw, "the checkpoint")
     load_optimizer(learner.adam, snapshot.trainer)
     if learner.ema: learner.ema.weights = {name: snapshot.model[name].to(device) for name in learner.ema.weights}
-    if scaler and state["scaler"]: scaler.load_state_dict(state["scaler"])
     set_random_state(snapshot.trainer, device)
-    learner.step, learner.epoch, learner.batch = state["step"], state["epoch"], state["batch"]
-    learner.seconds = state["seconds"]
+    _take_up(learner, snapshot.state)
+
+def _take_up(learner: Learner, state: dict) -> None:
+    "The inverse of `_progress_of`."
+    scaler = learner.accelerator.scaler
+    if scaler and state["scaler"]: scaler.load_state_dict(state["scaler"])
+    learner.step, learner.seconds = state["step"], state["seconds"]
+    learner.epoch, learner.batch = state["epoch"], state["batch"]
     for callback in learner.callbacks:
         if callback.name: callback.load_state(state["callbacks"][callback.name])
 
@@ -278,11 +339,15 @@ def mean_losses(loss: Callable, model: nn.Module, split: Split, batch_size: int,
     "Mean of every loss over a split, or over `limit` of its examples, evenly drawn."
     n = min(limit or len(split), len(split))
     chosen = [i*len(split)//n for i in range(n)]
-    device, sums = device_of(model), {}
+    device, totals = device_of(model), {}
     for start in range(0, n, batch_size):
         batch = split.batch(chosen[start:start + batch_size], generator_for(seed, -1, start))
         batch = {name: v.to(device) for name, v in batch.items()}
-        for name, (total, count) in loss(model, batch).items():
-            total_before, count_before = sums.get(name, (0., 0.))
-            sums[name] = total_before + float(total), count_before + float(count)
-    return {name: total/max(count, 1e-9) for name, (total, count) in sums.items()}
+        _add_losses(totals, loss(model, batch))
+    return means_of(totals)
+
+def _add_losses(totals: dict[str, tuple], losses: Losses) -> None:
+    "Add a batch's sums and counts to those of all."
+    for name, (total, count) in losses.items():
+        before = totals.get(name, (0., 0.))
+        totals[name] = before[0] + float(total), before[1] + float(count)

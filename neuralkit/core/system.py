@@ -19,15 +19,18 @@ from .files import Source
 
 # %% ../../nbs/core/03_system.ipynb #36900a1b
 class Split(Protocol):
-    "Examples of one split. `lengths` (or None) are their sizes in tokens, for batches of like lengths and for tokens per second."
-    lengths: Sequence[int] | None
+    "Examples of one split, known by their numbers. Any class that has these three is one."
+    lengths: Sequence[int] | None       # of each example, in tokens; None where all count alike
+
     def __len__(self) -> int: ...
-    def batch(self, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]: ...
+
+    def batch(self, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
+        "The examples of these numbers, a row each in every tensor; all randomness comes from `generator`."
 
 # %% ../../nbs/core/03_system.ipynb #56fc1852
 def generator_for(*key: int) -> torch.Generator:
     "A CPU generator whose state depends on all numbers of `key`, in their order."
-    mixed = 0x9E3779B97F4A7C15
+    mixed = 0x9E3779B97F4A7C15                   # where every key begins: the golden ratio's bits
     for part in key:
         mixed = (mixed*6364136223846793005 + part + 1442695040888963407) % 2**64
     return torch.Generator().manual_seed(mixed % 2**63)
@@ -42,6 +45,11 @@ class Data:
     fitted: dict
     sources: list[Source]
     models: list[dict] = field(default_factory=list)      # frozen models that took part: {"id", "sha256"}
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        "The splits by name."
+        return {"train": self.train, "valid": self.valid, "test": self.test}
 
 # %% ../../nbs/core/03_system.ipynb #c1bf6c33
 Losses = dict[str, tuple[Tensor, Tensor]]     # name -> (sum, count)
@@ -60,15 +68,16 @@ class Word:
 # %% ../../nbs/core/03_system.ipynb #ee73a486
 @dataclass(frozen=True)
 class System:
-    "What the verbs may ask of a system. Functions take the system's own config as `cfg`, and raise UserError for what a user can mend."
+    """What the verbs may ask of a system. Its functions take the system's own config as `cfg`.
+    They raise UserError for what a user can mend."""
     name: str
     about: str                        # one line: what it does
     config: type[Config]              # the frozen configuration
     presets: dict[str, Config]        # named instances; "default", and "test": the smallest, for tests
 
     data: Callable                    # (cfg, fitted=None) -> Data
-    build: Callable                   # (cfg, fitted) -> nn.Module: the trainable model; frozen models are not part of it
-    outline: Callable                 # (cfg) -> nn.Module on the meta device, for counting: no data, weights or network
+    build: Callable                   # (cfg, fitted) -> nn.Module: what is trained; frozen models are not part of it
+    outline: Callable                 # (cfg) -> nn.Module on the meta device, for counting: no data, weights, network
     loss: Callable                    # (model, batch) -> Losses
 
     evaluate: Callable                # (model, cfg, data, split, limit) -> (metrics, samples)
@@ -84,12 +93,13 @@ class System:
     bench_words: tuple[Word, ...] = ()
     describe_words: tuple[Word, ...] = ()
     prepare_words: tuple[Word, ...] = ()
-    ready: Callable | None = None     # (cfg): raises UserError where training cannot go well, before anything is loaded
-    solve: Callable | None = None     # (model, cfg, data) -> what it chose, or None where the config wants gradient descent
+
+    ready: Callable | None = None     # (cfg): raises UserError where training cannot go well; before anything is read
+    solve: Callable | None = None     # (model, cfg, data) -> what it chose; None where the config wants descent
     callbacks: Callable | None = None # (cfg, data) -> callbacks of its own, placed before those that log and save
     calibrate: Callable | None = None # (model, cfg, data) -> what is measured after training; joins what was fitted
     sweep: Callable | None = None     # (model, cfg, data, split, limit[, grid]) -> rows over choices at use
-    describe: Callable | None = None  # (cfg, **describe words) -> rows, where parameters alone do not say what a run needs
+    describe: Callable | None = None  # (cfg, **describe words) -> rows, where parameters alone do not say enough
     prepare: Callable | None = None   # (**prepare words) -> rows: raw records into the form that `data` takes
     export: Callable | None = None    # (model, cfg, fitted) -> (module as deployed, an input to try it on)
     draw: Callable | None = None      # (rows of predict) -> sections

@@ -110,7 +110,7 @@ def pinball_of(maps: Tensor,      # (level, step ahead, place + 1)
     forecast = torch.einsum("np,qhp->nhq", with_one(x), maps)
     return float(pinball(forecast, y, levels).mean())
 
-# %% ../../nbs/predictor/03_exact.ipynb #d42c1944
+# %% ../../nbs/predictor/03_exact.ipynb #b9e69d11
 MOST_WINDOWS = 20_000      # for the quantiles; more are thinned evenly
 
 def relative_windows(part: Windows, channels: list[int], subtract_last: bool) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ def relative_windows(part: Windows, channels: list[int], subtract_last: bool) ->
     if subtract_last: rows = rows - rows[:, [part.context - 1]]
     return rows[:, :part.context], rows[:, part.context:]
 
-# %% ../../nbs/predictor/03_exact.ipynb #7d969b09
+# %% ../../nbs/predictor/03_exact.ipynb #a63badd7
 QUANTILE_STRENGTHS = (1e-4, 1e-3, 1e-2, .1, 1., 10.)      # per window, in units of the scaled series
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class TriedMaps:
     maps: Tensor       # (level, step ahead, place + 1)
     loss: float        # pinball, on validation
 
-# %% ../../nbs/predictor/03_exact.ipynb #6f849d9e
+# %% ../../nbs/predictor/03_exact.ipynb #6bb0671a
 def try_strengths(train: Windows, valid: Windows, channels: list[int], cfg: ModelConfig) -> list[TriedMaps]:
     "Maps that some channels share, for each strength of the ridge."
     x, y = relative_windows(train, channels, cfg.subtract_last)
@@ -143,7 +143,7 @@ def try_strengths(train: Windows, valid: Windows, channels: list[int], cfg: Mode
         tried.append(TriedMaps(strength, maps, loss))
     return tried
 
-# %% ../../nbs/predictor/03_exact.ipynb #bb7450e2
+# %% ../../nbs/predictor/03_exact.ipynb #0b606843
 def _least_loss(tried: list[TriedMaps]) -> TriedMaps:
     return min(tried, key=lambda maps: maps.loss)
 
@@ -157,7 +157,7 @@ def solve_quantiles(model: Predictor, train: Windows, valid: Windows, cfg: Model
     write_linear(model.heads, maps[..., :-1], maps[..., -1])
     return {"quantile_strengths": [tried.strength for tried in best]}
 
-# %% ../../nbs/predictor/03_exact.ipynb #99d86728
+# %% ../../nbs/predictor/03_exact.ipynb #18727314
 @torch.no_grad()
 def solve_exactly(model: Predictor, train: Windows, valid: Windows, cfg: ModelConfig) -> dict:
     "Fit mean and quantiles; returns what was chosen on validation."

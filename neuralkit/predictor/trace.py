@@ -6,8 +6,8 @@
 __all__ = ['TRACE_SCHEMAS', 'COUNTED', 'NEEDED', 'TOKENS', 'NUMBERS', 'GENERATED', 'MICRO', 'LONGEST', 'MOST', 'WANTED', 'ODD',
            'MAX_STEPS', 'SPARSE', 'plain', 'is_parquet', 'trace_columns', 'trace_kind', 'seasons', 'gamma_process',
            'zipf_lengths', 'write_frame', 'generate_trace', 'time_format', 'microseconds', 'Trace', 'cell_numbers',
-           'cell_tests', 'open_trace', 'blocks', 'bad_cell', 'row_hash', 'count_equal', 'request_numbers', 'sum_by',
-           'by_step', 'Sums', 'Times', 'Tally', 'read_trace', 'moment', 'check_span', 'DenseTrace', 'spread',
+           'cell_tests', 'sound_row', 'open_trace', 'blocks', 'bad_cell', 'row_hash', 'count_equal', 'request_numbers',
+           'sum_by', 'by_step', 'Sums', 'Times', 'Tally', 'read_trace', 'moment', 'check_span', 'DenseTrace', 'spread',
            'requests_in_flight', 'dense', 'gaps', 'trace_report', 'as_times', 'dense_frame', 'prepare_trace',
            'aggregate', 'write_series', 'read_report']
 
@@ -285,7 +285,7 @@ def cell_numbers(trace: Trace) -> dict[str, pl.Expr]:
         if role in TOKENS: found[role] = pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
     return found
 
-# %% ../../nbs/predictor/00_trace.ipynb #d67da540
+# %% ../../nbs/predictor/00_trace.ipynb #74894083
 def _possible(role: str, name: str, number: pl.Expr) -> pl.Expr:
     "Is `number`, made from the column `name`, possible in this role?"
     if role == "time": return number.is_between(-LONGEST, LONGEST)
@@ -297,10 +297,16 @@ def cell_tests(trace: Trace,
                ) -> dict[str, pl.Expr]:
     "By role: is the cell what it should be?"
     tests = {role: _possible(role, trace.roles[role], number) for role, number in numbers.items()}
-    if "log" in trace.roles: tests["log"] = pl.col(trace.roles["log"]) != ""
+    if "log" in trace.roles: tests["log"] = pl.col(trace.roles["log"]).is_not_null()
     return {role: test.fill_null(False).alias(role) for role, test in tests.items()}
 
-# %% ../../nbs/predictor/00_trace.ipynb #c6b8f095
+# %% ../../nbs/predictor/00_trace.ipynb #40c898c3
+def sound_row(trace: Trace, numbers: dict[str, pl.Expr]) -> pl.Expr:
+    "Are all cells of the row what they should be, or none there? `numbers` as for `cell_tests`."
+    blank = pl.all_horizontal(pl.col(plain(name)).is_null() for name in trace.names)
+    return pl.all_horizontal(cell_tests(trace, numbers).values()) | blank
+
+# %% ../../nbs/predictor/00_trace.ipynb #03effe92
 def _no_trace(path, names: list[str]) -> str:
     "What to say of a table that is no request trace."
     known = []
@@ -323,7 +329,7 @@ def _first_format(trace: Trace) -> str:
     first = times.head(1).collect()
     return time_format(first.item() if len(first) else None)
 
-# %% ../../nbs/predictor/00_trace.ipynb #4b287788
+# %% ../../nbs/predictor/00_trace.ipynb #0f4ce534
 def open_trace(path) -> Trace:
     "What is known of a trace before its rows are read. Raises UserError."
     kind = trace_kind(path)
@@ -335,7 +341,7 @@ def open_trace(path) -> Trace:
     if trace.parquet: trace = replace(trace, dtypes=dict(trace.scan().collect_schema()))
     return replace(trace, form=_first_format(trace)) if trace.dated else trace
 
-# %% ../../nbs/predictor/00_trace.ipynb #37659231
+# %% ../../nbs/predictor/00_trace.ipynb #e05e48f1
 def _check_row(trace: Trace, line: int, row: list[str]) -> None:
     "Raises UserError for a row that is not UTF-8, or has too many or too few cells."
     broken = [cell for cell in row if "\ufffd" in cell]
@@ -356,8 +362,9 @@ def _csv_rows(trace: Trace) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as e:
             raise UserError(f"{trace.path} line {rows.line_num}: {e}; is a quotation mark left open?") from None
 
-# %% ../../nbs/predictor/00_trace.ipynb #c10bfc20
+# %% ../../nbs/predictor/00_trace.ipynb #c73c0d6f
 def _csv_blocks(trace: Trace, rows: int) -> Iterator[tuple[list[str], pl.DataFrame]]:
+    "Blocks of a text, all cells as texts, each row with its line."
     columns = {plain(name): pl.String for name in trace.names}
     lines = _csv_rows(trace)
     while block := list(itertools.islice(lines, rows)):
@@ -367,6 +374,7 @@ def _csv_blocks(trace: Trace, rows: int) -> Iterator[tuple[list[str], pl.DataFra
         yield places, frame.with_columns(pl.col(trace.numeric()).str.strip_chars_start())
 
 def _parquet_blocks(trace: Trace, rows: int) -> Iterator[tuple[list[str], pl.DataFrame]]:
+    "Blocks of a parquet file, each row with its number."
     start = 1
     for frame in trace.scan().collect_batches(chunk_size=rows, maintain_order=True):
         yield [f"row {n}" for n in range(start, start + len(frame))], frame
@@ -376,7 +384,7 @@ def blocks(trace: Trace, rows: int = 50_000) -> Iterator[tuple[list[str], pl.Dat
     "The raw cells in blocks: (place of each row, frame). Raises UserError for a row of too many or too few cells."
     return _parquet_blocks(trace, rows) if trace.parquet else _csv_blocks(trace, rows)
 
-# %% ../../nbs/predictor/00_trace.ipynb #d4eebf15
+# %% ../../nbs/predictor/00_trace.ipynb #03ed5737
 def _complaint(trace: Trace, place: str, role: str, cell) -> str:
     "Where a cell stands, what is in it, and what was expected."
     wanted = WANTED[role]
@@ -387,11 +395,10 @@ def _complaint(trace: Trace, place: str, role: str, cell) -> str:
 
 def bad_cell(trace: Trace) -> str | None:
     "`file line n, column 'c': value, and what was expected` of the first cell that is not sound."
-    tests = cell_tests(trace, cell_numbers(trace))
-    blank = pl.all_horizontal(pl.all().is_null())
-    sound_row = pl.all_horizontal(tests.values()) | blank
+    numbers = cell_numbers(trace)
+    tests = cell_tests(trace, numbers)
     for places, block in blocks(trace):
-        wrong = block.select(~sound_row).to_series().arg_true()
+        wrong = block.select(~sound_row(trace, numbers)).to_series().arg_true()
         if not len(wrong): continue
         row = wrong[0]
         sound = block.select(tests.values()).row(row)
@@ -399,7 +406,7 @@ def bad_cell(trace: Trace) -> str | None:
         return _complaint(trace, places[row], role, block[trace.roles[role]][row])
     return None
 
-# %% ../../nbs/predictor/00_trace.ipynb #92a235cf
+# %% ../../nbs/predictor/00_trace.ipynb #45098acd
 ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
 
 def row_hash(columns: list[str],
@@ -414,40 +421,36 @@ def row_hash(columns: list[str],
         if name not in numbers: parts.append(pl.col(name).hash(seed))
     return pl.sum_horizontal(parts).alias("hash")
 
-# %% ../../nbs/predictor/00_trace.ipynb #a46fec8c
+# %% ../../nbs/predictor/00_trace.ipynb #ee2d1dc6
 def count_equal(hashes: np.ndarray) -> int:
     "How many values equal an earlier one; sorts in place."
     hashes.sort()
     return int(np.count_nonzero(hashes[1:] == hashes[:-1]))
 
-# %% ../../nbs/predictor/00_trace.ipynb #b5bf3bac
-def _sound(trace: Trace, numbers: dict[str, pl.Expr]) -> pl.Expr:
-    "Are all cells of the row what they should be, or none there?"
-    blank = pl.all_horizontal(pl.col(plain(name)).is_null() for name in trace.names)
-    return pl.all_horizontal(cell_tests(trace, numbers).values()) | blank
-
+# %% ../../nbs/predictor/00_trace.ipynb #6871dd92
 def _generated(trace: Trace) -> pl.Expr:
     "Does the row say that a program made it up?"
     return pl.col(trace.roles["log"]) == GENERATED if "log" in trace.roles else pl.lit(False)
 
 def _hash(trace: Trace, numbers: dict[str, pl.Expr]) -> pl.Expr:
+    "64 bits of the row, by its numbers and its texts."
     columns = [plain(name) for name in trace.names]
     return row_hash(columns, {trace.roles[role]: number for role, number in numbers.items()})
 
-# %% ../../nbs/predictor/00_trace.ipynb #b1d1dd24
+# %% ../../nbs/predictor/00_trace.ipynb #4af1423d
 def request_numbers(trace: Trace) -> pl.LazyFrame:
     "A row a request: time, input_tokens, output_tokens, sound, generated, hash; end where it is known."
     found = cell_numbers(trace)
     lines = trace.scan().with_columns(number.alias(f"# {role}") for role, number in found.items())
     numbers = {role: pl.col(f"# {role}") for role in found}
     wanted = {role: numbers[role] for role in NEEDED}
-    wanted["sound"] = _sound(trace, numbers)
+    wanted["sound"] = sound_row(trace, numbers)
     wanted["generated"] = _generated(trace)
     wanted["hash"] = _hash(trace, numbers)
     if "elapsed" in numbers: wanted["end"] = numbers["time"] + numbers["elapsed"]
     return lines.select(**wanted)
 
-# %% ../../nbs/predictor/00_trace.ipynb #a08ffbce
+# %% ../../nbs/predictor/00_trace.ipynb #3c9836ee
 def _sorted_by(step: np.ndarray, values: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     "`step` in order, `values` with it; as they are where that is their order."
     if not (step[1:] < step[:-1]).any(): return step, values
@@ -462,13 +465,13 @@ def sum_by(step: np.ndarray, values: dict[str, np.ndarray]) -> pl.DataFrame:
     sums = {name: np.add.reduceat(v, first) for name, v in values.items()}
     return pl.DataFrame({"step": step[first]} | sums)
 
-# %% ../../nbs/predictor/00_trace.ipynb #018ba52f
+# %% ../../nbs/predictor/00_trace.ipynb #c7d496d9
 def by_step(time: np.ndarray, step: int, **values: np.ndarray) -> pl.DataFrame:
     "Sums over the requests at `time`, by step: n, offset (time since the step began), and `values`."
     k = time//step
     return sum_by(k, {"n": np.ones_like(k), "offset": time - k*step} | values)
 
-# %% ../../nbs/predictor/00_trace.ipynb #9964b2a4
+# %% ../../nbs/predictor/00_trace.ipynb #59e328ef
 class Sums:
     "Sums by step of the frames added. Memory: a row a distinct step, or two million rows where that is more."
     def __init__(self):
@@ -481,13 +484,14 @@ class Sums:
         if self.held > 2_000_000 + 2*len(self.parts[0]): self.total()
 
     def total(self) -> pl.DataFrame:
+        "The sums so far, one row a step, in order."
         whole = pl.concat(self.parts)
         values = {name: whole[name].to_numpy() for name in whole.columns[1:]}
         self.parts = [sum_by(whole["step"].to_numpy(), values)]
         self.held = len(self.parts[0])
         return self.parts[0]
 
-# %% ../../nbs/predictor/00_trace.ipynb #50ff3947
+# %% ../../nbs/predictor/00_trace.ipynb #f4055f95
 @dataclass
 class Times:
     "What is known of the times of a trace so far, in microseconds."
@@ -505,7 +509,7 @@ class Times:
         self.last = max(self.last, int(time.max()))
         self.whole = self.whole and not (time % MICRO).any()
 
-# %% ../../nbs/predictor/00_trace.ipynb #8a725f35
+# %% ../../nbs/predictor/00_trace.ipynb #6458fc14
 @dataclass
 class Tally:
     "What one pass over a trace leaves."
@@ -544,7 +548,7 @@ class Tally:
         end = np.sort(batch["end"].to_numpy())
         self.ended.add(by_step(end, step))
 
-# %% ../../nbs/predictor/00_trace.ipynb #d18d7af2
+# %% ../../nbs/predictor/00_trace.ipynb #fdcb1231
 def _unreadable(trace: Trace, error: Exception) -> str:
     "Why polars could not read a trace."
     said = None if trace.parquet else bad_cell(trace)
@@ -568,15 +572,16 @@ def read_trace(trace: Trace,
         raise UserError(_unreadable(trace, e)) from None
     return tally
 
-# %% ../../nbs/predictor/00_trace.ipynb #74e2200d
+# %% ../../nbs/predictor/00_trace.ipynb #94a56c95
 MAX_STEPS, SPARSE = 20_000_000, 10_000
 
 def moment(us: int, absolute: bool) -> str | float:
     "Microseconds for people: seconds, or an ISO time for an absolute one."
     return (datetime(1970, 1, 1) + timedelta(microseconds=us)).isoformat() if absolute else us/MICRO
 
-# %% ../../nbs/predictor/00_trace.ipynb #e4a8514d
+# %% ../../nbs/predictor/00_trace.ipynb #fa12d94d
 def _too_sparse(trace: Trace, times: Times, step: int, steps: int, busy: int) -> str:
+    "What to say of a trace with so few busy steps among so many."
     first = moment(int(times.first), trace.dated)
     last = moment(int(times.last), trace.dated)
     return (f"{trace.path}: from {first} to {last} there are {steps:,} steps of {step/MICRO:g} s, "
@@ -593,7 +598,7 @@ def check_span(trace: Trace, tally: Tally, step: int) -> None:
     if steps > MAX_STEPS or steps > SPARSE*busy:
         raise UserError(_too_sparse(trace, tally.times, step, steps, busy))
 
-# %% ../../nbs/predictor/00_trace.ipynb #3804dda9
+# %% ../../nbs/predictor/00_trace.ipynb #c1009d2c
 @dataclass(frozen=True)
 class DenseTrace:
     "A row for every step from the first request to the last; times in microseconds."
@@ -613,14 +618,14 @@ class DenseTrace:
         return replace(self, arrivals=self.arrivals[:-1], input_tokens=self.input_tokens[:-1],
                        output_tokens=self.output_tokens[:-1], in_flight=running)
 
-# %% ../../nbs/predictor/00_trace.ipynb #6bfce673
+# %% ../../nbs/predictor/00_trace.ipynb #7ba0fd9a
 def spread(sums: pl.DataFrame, name: str, first: int, n: int) -> np.ndarray:
     "(n,) whole numbers of the steps from `first` on: the column `name` of sums by step, 0 where a step has none."
     out = np.zeros(n, np.int64)
     out[sums["step"].to_numpy() - first] = sums[name].to_numpy()
     return out
 
-# %% ../../nbs/predictor/00_trace.ipynb #0efb5895
+# %% ../../nbs/predictor/00_trace.ipynb #8e5e2924
 def requests_in_flight(tally: Tally, step: int, first: int, n: int) -> np.ndarray:
     "(n,): how many requests run in each of the `n` steps from `first` on, in the mean over the step."
     begun = tally.begun.total()
@@ -630,7 +635,7 @@ def requests_in_flight(tally: Tally, step: int, first: int, n: int) -> np.ndarra
     busy = step*running - spread(begun, "offset", first, n) + spread(ended, "offset", first, n)
     return busy/step
 
-# %% ../../nbs/predictor/00_trace.ipynb #442a0902
+# %% ../../nbs/predictor/00_trace.ipynb #60daeaeb
 def dense(tally: Tally, step: int) -> DenseTrace:
     "The sums of a pass as a row for every step of `step` microseconds."
     times = tally.times
@@ -647,7 +652,7 @@ def dense(tally: Tally, step: int) -> DenseTrace:
         output_tokens=spread(begun, "output_tokens", first, n),
         in_flight=requests_in_flight(tally, step, first, n) if tally.ended.parts else None)
 
-# %% ../../nbs/predictor/00_trace.ipynb #0368f9f3
+# %% ../../nbs/predictor/00_trace.ipynb #726ffcf2
 def gaps(arrivals: np.ndarray, shortest: int) -> list[tuple[int, int]]:
     "Runs of at least `shortest` empty steps as (first, one past the last), longest first."
     empty = np.concatenate([[False], arrivals == 0, [False]]).astype(np.int8)
@@ -656,7 +661,7 @@ def gaps(arrivals: np.ndarray, shortest: int) -> list[tuple[int, int]]:
     long.sort(key=lambda run: (run[0] - run[1], run[0]))
     return [(begin, end) for begin, end in long]
 
-# %% ../../nbs/predictor/00_trace.ipynb #cec3bc88
+# %% ../../nbs/predictor/00_trace.ipynb #62ca84c7
 def _gap_facts(arrivals: np.ndarray, at: Callable) -> dict:
     "Empty steps and gaps, the ten longest by when they begin and end; `at(k)` is the time of step k."
     shortest = max(5, math.ceil(20*len(arrivals)/max(1, arrivals.sum())))
@@ -665,7 +670,7 @@ def _gap_facts(arrivals: np.ndarray, at: Callable) -> dict:
     empty = int((arrivals == 0).sum())
     return {"empty_steps": empty, "gap_steps": shortest, "gap_count": len(found), "gaps": longest}
 
-# %% ../../nbs/predictor/00_trace.ipynb #78d8deef
+# %% ../../nbs/predictor/00_trace.ipynb #20f41848
 def trace_report(trace: Trace, tally: Tally, made: DenseTrace) -> dict:
     "What a reader of the series should know, as JSON; times as seconds or ISO times, `end` after the last step."
     def at(k): return moment((made.first + k)*made.step, trace.dated)
@@ -686,12 +691,12 @@ def trace_report(trace: Trace, tally: Tally, made: DenseTrace) -> dict:
         "blank": tally.blank,
         "failed": tally.failed if trace.kind == "burstgpt" else 0}
 
-# %% ../../nbs/predictor/00_trace.ipynb #cd6828c6
+# %% ../../nbs/predictor/00_trace.ipynb #57ce96e1
 def as_times(us: pl.Series, absolute: bool) -> pl.Series:
     "Microseconds as dates and times where they are absolute, else as seconds."
     return us.cast(pl.Datetime("us")) if absolute else us/MICRO
 
-# %% ../../nbs/predictor/00_trace.ipynb #2def2a8c
+# %% ../../nbs/predictor/00_trace.ipynb #be6064ed
 def dense_frame(made: DenseTrace, absolute: bool) -> pl.DataFrame:
     "time, requests_in_flight or request_arrivals, input_tokens, output_tokens; a row a step."
     us = pl.Series("time", (made.first + np.arange(len(made)))*made.step)
@@ -701,7 +706,7 @@ def dense_frame(made: DenseTrace, absolute: bool) -> pl.DataFrame:
     columns |= {"input_tokens": made.input_tokens, "output_tokens": made.output_tokens}
     return pl.DataFrame(columns)
 
-# %% ../../nbs/predictor/00_trace.ipynb #d45b6364
+# %% ../../nbs/predictor/00_trace.ipynb #6ae1f2cc
 def _microseconds_now(now: datetime | None) -> int:
     "Microseconds since 1970 of `now`, which is UTC where it has no zone, or of this moment."
     now = now or datetime.now(timezone.utc)
@@ -733,7 +738,7 @@ def prepare_trace(path,
     report |= {"last_step_seconds": made.covered/MICRO, "last_step_dropped": dropped}
     return dense_frame(made, trace.dated), report
 
-# %% ../../nbs/predictor/00_trace.ipynb #4c4a26f9
+# %% ../../nbs/predictor/00_trace.ipynb #217b407f
 def _whole_times(step_from: float, step_to: float) -> int:
     "How often one step fits into the other. Raises UserError where that is not a whole number."
     ratio = round(step_to/step_from) if step_from > 0 else 0
@@ -760,7 +765,7 @@ def aggregate(frame: pl.DataFrame,
     parts = parts.drop("len").with_columns(begins)
     return parts.with_columns(pl.col("^requests_in_flight$")/times)
 
-# %% ../../nbs/predictor/00_trace.ipynb #24c62daf
+# %% ../../nbs/predictor/00_trace.ipynb #5e0a6712
 def write_series(frame: pl.DataFrame, report: dict, out) -> Path:
     "Write a series as .parquet (report inside) or .csv (report in `<out>.json`). Raises UserError."
     out = Path(out)
@@ -769,7 +774,7 @@ def write_series(frame: pl.DataFrame, report: dict, out) -> Path:
     if out.suffix == ".csv": write_json(out.with_name(f"{out.name}.json"), report)
     return out
 
-# %% ../../nbs/predictor/00_trace.ipynb #5ead3e40
+# %% ../../nbs/predictor/00_trace.ipynb #e35da348
 def read_report(path) -> dict | None:
     "The report of a series that `write_series` wrote; None for any other table. Raises UserError."
     path = Path(path)

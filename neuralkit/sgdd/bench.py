@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['FULL', 'QUICK', 'pieces_for', 'random_ids', 'random_texts', 'here', 'on', 'Setup', 'set_up', 'raced', 'gradient',
            'difference', 'everywhere_cross_entropy', 'loss_with_logits_everywhere', 'masked_rows',
-           'loss_that_encodes_first', 'cached_vectors', 'bare_loop', 'matmul_floor', 'size', 'equal_shape',
+           'loss_that_encodes_first', 'cached_vectors', 'bare_loop', 'floor_of', 'matmul_floor', 'size', 'equal_shape',
            'equal_gpt2', 'writer_gpt2', 'writer', 'speed_row', 'against_autoregressive', 'crossover', 'by_plan',
-           'crossovers', 'MarkovTexts', 'markov_batch', 'FreshTexts', 'markov_model', 'Bound', 'markov_nelbo',
-           'markov_bound', 'saving_row', 'floor_row', 'plan_name', 'speed_line', 'crossover_line', 'speed_rows',
-           'bound_row', 'Sizes', 'bench_table']
+           'crossovers', 'MarkovTexts', 'markov_batch', 'FreshTexts', 'markov_model', 'Bound', 'bound_of_each',
+           'markov_nelbo', 'train_on', 'markov_bound', 'saving_row', 'floor_row', 'plan_name', 'speed_line',
+           'crossover_line', 'speed_rows', 'bound_row', 'Sizes', 'update_rows', 'bench_table']
 
 # %% ../../nbs/sgdd/07_bench.ipynb #7263c21b
 import copy
+import itertools
 import math
 import statistics
 import time
@@ -64,12 +65,12 @@ def random_texts(cfg: SGDDConfig, texts: int = 32, tokens: int = 30) -> tuple[Te
     fitted = {"pieces": pieces.spec, "mean": [0.]*width, "std": [1.]*width}
     return TextSplit(ids, ids, vectors, pieces, cfg.diffusion.condition_dropout), fitted
 
-# %% ../../nbs/sgdd/07_bench.ipynb #e541e3cd
+# %% ../../nbs/sgdd/07_bench.ipynb #a7a277e3
 def here() -> torch.device:
     "The GPU where there is one, else the CPU."
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# %% ../../nbs/sgdd/07_bench.ipynb #88d05574
+# %% ../../nbs/sgdd/07_bench.ipynb #9ec0ec55
 def on(device: torch.device, batch: dict) -> dict:
     "A batch on a device."
     return {name: x.to(device) for name, x in batch.items()}
@@ -82,6 +83,7 @@ class Setup:
     split: TextSplit      # random texts, four batches of them
     batch: dict           # the first batch, where the work is done
 
+# %% ../../nbs/sgdd/07_bench.ipynb #7fbe4035
 def set_up(cfg: SGDDConfig, texts: int, tokens: int) -> Setup:
     "The model of a config with weights drawn by its seed, and random texts of about `tokens` tokens."
     split, fitted = random_texts(cfg, 4*texts, tokens)
@@ -91,7 +93,7 @@ def set_up(cfg: SGDDConfig, texts: int, tokens: int) -> Setup:
     batch = split.batch(list(range(texts)), generator_for(cfg.seed))
     return Setup(model, split, on(here(), batch))
 
-# %% ../../nbs/sgdd/07_bench.ipynb #c6ae39f1
+# %% ../../nbs/sgdd/07_bench.ipynb #0d540e38
 def raced(model: SGDDModel, ours: Callable, theirs: Callable, batch: dict,
           training: TrainingConfig, repeats: int) -> dict[str, float]:
     "Updates by the loss `ours` (a) against updates by `theirs` (b), each on a copy of `model`."
@@ -106,7 +108,7 @@ def gradient(model: SGDDModel, total: Tensor) -> Tensor:
     total.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-# %% ../../nbs/sgdd/07_bench.ipynb #928a88e1
+# %% ../../nbs/sgdd/07_bench.ipynb #48c37665
 def difference(model: SGDDModel, ours: Callable, theirs: Callable, batch: dict) -> dict[str, float]:
     "Relative difference of two summed losses, and of their gradients, at the same weights."
     a, _ = ours(model, batch)["loss"]
@@ -127,7 +129,7 @@ def everywhere_cross_entropy(model: SGDDModel, batch: dict) -> NoisedCost:
     tokens = F.cross_entropy(logits, targets, reduction="none").view_as(ids)
     return NoisedCost(tokens, hidden, rate, length_cross_entropy(model, batch))
 
-# %% ../../nbs/sgdd/07_bench.ipynb #03005de5
+# %% ../../nbs/sgdd/07_bench.ipynb #0a4a7d58
 def loss_with_logits_everywhere(model: SGDDModel, batch: dict) -> Losses:
     "The losses of `loss` as the seed computes them."
     return losses_of(model, everywhere_cross_entropy(model, batch), batch)
@@ -141,9 +143,9 @@ def masked_rows(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: i
     found = raced(work.model, *ways, work.batch, cfg.training, repeats)
     return found | difference(work.model.double(), *ways, work.batch)
 
-# %% ../../nbs/sgdd/07_bench.ipynb #6a436e9f
+# %% ../../nbs/sgdd/07_bench.ipynb #bc26296b
 def loss_that_encodes_first(cfg: SGDDConfig, split: TextSplit, texts: int) -> Callable:
-    "A loss for the batch of a split's first `texts` examples that asks the frozen encoder for their vectors each time."
+    "The loss of a split's first `texts` examples, whose vectors the frozen encoder makes anew each time."
     encoder = encoder_for(cfg.encoder)
     sources = split.sources[:texts]
 
@@ -162,36 +164,41 @@ def cached_vectors(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens
     found = raced(work.model, *ways, work.batch, cfg.training, repeats)
     return found | difference(work.model, *ways, work.batch)
 
-# %% ../../nbs/sgdd/07_bench.ipynb #10a4a9a5
+# %% ../../nbs/sgdd/07_bench.ipynb #1b73dc54
 def bare_loop(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: int = 30,
               repeats: int = 15) -> dict[str, float]:
     "A bare PyTorch loop's update (a) against the Learner's (b)."
     work = set_up(cfg, texts, tokens)
     return against_bare_loop(work.model, loss, work.batch, cfg.training, repeats)
 
+# %% ../../nbs/sgdd/07_bench.ipynb #43943d26
+def floor_of(turns: list[list[float]],      # seconds of a step and of the product, one row a turn
+             step_flops: float, product_flops: float) -> dict[str, float]:
+    "Operations of a step, the machine's rate, the least time possible, and the share it is of the step."
+    rates = [product_flops/product for _, product in turns]
+    shares = [step_flops/rate/step for (step, _), rate in zip(turns, rates)]
+    rate = statistics.median(rates)
+    return {"gflop": step_flops/1e9, "gflop_per_s": rate/1e9,
+            "step_s": statistics.median(step for step, _ in turns), "floor_s": step_flops/rate,
+            "share": statistics.median(shares), "low": min(shares), "high": max(shares)}
+
 # %% ../../nbs/sgdd/07_bench.ipynb #28dcff17
 def matmul_floor(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: int = 30, repeats: int = 15,
                  side: int = 1024) -> dict[str, float]:
-    """One update (a) against a product of two square matrices (b): operations, the machine's rate, the least time
-    possible, the share it is of the step."""
+    "One update (a) against a product of two square matrices (b), as `floor_of` tells it."
     work = set_up(cfg, texts, tokens)
     learner = Learner(work.model, loss, training=cfg.training)
     x, y = torch.randn(2, side, side, device=here())
-    turns = in_turns([lambda: learner.update([work.batch]), lambda: x @ y], repeats, warmup=2)
-    flops = products(lambda: learner.update([work.batch]))
-    steps = [step for step, _ in turns]
-    rates = [2*side**3/product for _, product in turns]
-    shares = [flops/rate/step for step, rate in zip(steps, rates)]
-    rate = statistics.median(rates)
-    return {"gflop": flops/1e9, "gflop_per_s": rate/1e9, "step_s": statistics.median(steps), "floor_s": flops/rate,
-            "share": statistics.median(shares), "low": min(shares), "high": max(shares)}
+    def step(): learner.update([work.batch])
+    turns = in_turns([step, lambda: x @ y], repeats, warmup=2)
+    return floor_of(turns, products(step), 2*side**3)
 
 # %% ../../nbs/sgdd/07_bench.ipynb #4a5e99e2
 def size(module: nn.Module) -> int:
     "Parameters, frozen ones included."
     return sum(p.numel() for p in module.parameters())
 
-# %% ../../nbs/sgdd/07_bench.ipynb #b9bc6509
+# %% ../../nbs/sgdd/07_bench.ipynb #eca3f81a
 def equal_shape(model: SGDDModel, tokens: int) -> tuple[int, int]:
     "Layers, and width of the feed-forward part, of a GPT-2 with our vocabulary, width and (nearly) parameter count."
     w, rows = model.cfg.width, model.decoder.table.rows.num_embeddings
@@ -200,7 +207,7 @@ def equal_shape(model: SGDDModel, tokens: int) -> tuple[int, int]:
     inner = max(8, round((left/layers - 4*w*w)/(2*w)))
     return layers, inner
 
-# %% ../../nbs/sgdd/07_bench.ipynb #5b860af4
+# %% ../../nbs/sgdd/07_bench.ipynb #0c674a3a
 def equal_gpt2(model: SGDDModel, tokens: int):
     "A GPT-2 with our vocabulary, width and (nearly) parameter count, for texts of `tokens` tokens."
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -210,7 +217,7 @@ def equal_gpt2(model: SGDDModel, tokens: int):
                        n_head=model.cfg.heads, n_inner=inner, bos_token_id=0, eos_token_id=None, pad_token_id=1)
     return GPT2LMHeadModel(shape).eval()
 
-# %% ../../nbs/sgdd/07_bench.ipynb #02290fd0
+# %% ../../nbs/sgdd/07_bench.ipynb #d7439674
 def writer_gpt2(gpt2, batch: int, tokens: int) -> Callable:
     "Writes `tokens` new tokens after a first one, greedily, for `batch` texts."
     start = torch.zeros(batch, 1, dtype=torch.long, device=gpt2.device)
@@ -232,7 +239,7 @@ def writer(model: SGDDModel, batch: int, tokens: int, cfg: SamplingConfig) -> Ca
         return maskgit_sample(model, vectors, mask, cfg, model.process.mask_id, generator_for(0), lengths)
     return write
 
-# %% ../../nbs/sgdd/07_bench.ipynb #77930ce7
+# %% ../../nbs/sgdd/07_bench.ipynb #5797c360
 def speed_row(turns: list[list[float]],        # seconds, one column a plan and theirs last
               i: int, plan: SamplingConfig, batch: int, tokens: int) -> dict:
     "The row of plan `i`: latencies (s a batch), tokens/s, and the `ratio` theirs / ours with its range."
@@ -249,7 +256,7 @@ def against_autoregressive(cfg: SGDDConfig = PRESETS["default"], batches=(1, 8, 
     "A row for each batch size, number of steps and guidance, as `speed_row` makes them."
     model = set_up(cfg, 2, 4).model.eval()
     gpt2 = equal_gpt2(model, tokens).to(here())
-    plans = [SamplingConfig(steps=s, guidance=w) for s in steps for w in guidance]
+    plans = [SamplingConfig(steps=s, guidance=w) for s, w in itertools.product(steps, guidance)]
     rows = []
     for batch in batches:
         writers = [writer(model, batch, tokens, plan) for plan in plans]
@@ -266,7 +273,7 @@ def crossover(batches: list[int], ratios: list[float]) -> float | None:
             return math.exp(x0 + (x1 - x0)*y0/(y0 - y1))
     return None
 
-# %% ../../nbs/sgdd/07_bench.ipynb #f7263e46
+# %% ../../nbs/sgdd/07_bench.ipynb #6b22c950
 def by_plan(rows: list[dict]) -> dict[tuple, list[dict]]:
     "The rows of `against_autoregressive` by (steps, guidance)."
     plans = {}
@@ -275,7 +282,7 @@ def by_plan(rows: list[dict]) -> dict[tuple, list[dict]]:
         plans[plan] = plans.get(plan, []) + [row]
     return plans
 
-# %% ../../nbs/sgdd/07_bench.ipynb #a8f0853b
+# %% ../../nbs/sgdd/07_bench.ipynb #6c7dcdb1
 def crossovers(rows: list[dict]) -> dict[tuple, float | None]:
     "Crossover batch by (steps, guidance)."
     found = {}
@@ -313,7 +320,7 @@ class MarkovTexts:
         successors = self.next[ids[:, :-1], ids[:, 1:]].log().sum(1)
         return -(begin + successors)/self.tokens
 
-# %% ../../nbs/sgdd/07_bench.ipynb #ff1c0a8a
+# %% ../../nbs/sgdd/07_bench.ipynb #262a2d6e
 def markov_batch(chain: MarkovTexts, texts: int, g: torch.Generator) -> dict[str, Tensor]:
     "Freshly drawn texts in the form that `loss` takes, every row without its meaning."
     ids = chain.draw(texts, g)
@@ -325,7 +332,7 @@ def markov_batch(chain: MarkovTexts, texts: int, g: torch.Generator) -> dict[str
             "scores": torch.rand(ids.shape, generator=g),
             "keep": torch.zeros(texts, dtype=torch.bool)}
 
-# %% ../../nbs/sgdd/07_bench.ipynb #456cf508
+# %% ../../nbs/sgdd/07_bench.ipynb #5faa7f31
 class FreshTexts:
     "A split of `texts` texts of a chain, drawn anew for every batch. An implementation of `Split`."
     lengths = None                    # all are equal
@@ -339,7 +346,7 @@ class FreshTexts:
         "As many texts as there are indices."
         return markov_batch(self.chain, len(indices), generator)
 
-# %% ../../nbs/sgdd/07_bench.ipynb #ebd6160c
+# %% ../../nbs/sgdd/07_bench.ipynb #6e47f0a9
 def markov_model(chain: MarkovTexts, width: int, layers: int, seed: int) -> SGDDModel:
     "A small model of the chain's symbols and a mask."
     cfg = ModelConfig(width=width, layers=layers, heads=4, semantic_tokens=1, expand=1, length_head=False,
@@ -359,28 +366,42 @@ class Bound:
     standard_error: float     # of `nelbo`
     exact: float              # of the same texts
 
+# %% ../../nbs/sgdd/07_bench.ipynb #93b23f5a
+def bound_of_each(model: SGDDModel, batch: dict) -> Tensor:
+    "The bound's estimate for each text of a batch (texts,), on the CPU in float64, in nats per token."
+    cost = hidden_cross_entropy(model, on(here(), batch))
+    nats = cost.tokens.sum(1)/cost.rate
+    return (nats/batch["ids"].shape[1]).double().cpu()
+
+# %% ../../nbs/sgdd/07_bench.ipynb #20b33b56
 @torch.no_grad()
 def markov_nelbo(model: SGDDModel, chain: MarkovTexts, texts: int, g: torch.Generator) -> Bound:
     "The bound of `texts` texts (rounded up to batches of 512) and their exact value."
     bounds, exact = [], []
     for _ in range(math.ceil(texts/512)):
         batch = markov_batch(chain, 512, g)
-        cost = hidden_cross_entropy(model, on(here(), batch))
-        bounds.append((cost.tokens.sum(1)/cost.rate/chain.tokens).cpu())
+        bounds.append(bound_of_each(model, batch))
         exact.append(chain.nats(batch["ids"]))
-    each = torch.cat(bounds).double()
+    each = torch.cat(bounds)
     error = each.std()/len(each)**.5
     return Bound(each.mean().item(), error.item(), torch.cat(exact).mean().item())
 
-# %% ../../nbs/sgdd/07_bench.ipynb #54b7cf18
-def markov_bound(steps: int = 1200, texts: int = 64, width: int = 96, layers: int = 3, rate: float = 2e-3,
-                 held_out: int = 16_384, chain: MarkovTexts | None = None, seed: int = 0) -> dict[str, float]:
-    "Train on fresh texts of a chain; the bound against its entropy. `holds`: not below H by more than two standard errors."
-    chain = chain or MarkovTexts()
-    begun = time.perf_counter()
+# %% ../../nbs/sgdd/07_bench.ipynb #35dcba2f
+def train_on(chain: MarkovTexts, steps: int, texts: int, width: int, layers: int, rate: float, seed: int) -> Learner:
+    "A model of the chain after `steps` updates on fresh texts, at the peak learning rate `rate`."
     training = TrainingConfig(epochs=1, batch_size=texts, learning_rate=rate, weight_decay=0., ema=.99)
     batches = Batches(FreshTexts(chain, steps*texts), training, seed)
-    learner = Learner(markov_model(chain, width, layers, seed), loss, batches, training).fit()
+    return Learner(markov_model(chain, width, layers, seed), loss, batches, training).fit()
+
+# %% ../../nbs/sgdd/07_bench.ipynb #9482a020
+def markov_bound(steps: int = 1200, texts: int = 64, width: int = 96, layers: int = 3, rate: float = 2e-3,
+                 held_out: int = 16_384, chain: MarkovTexts | None = None, seed: int = 0) -> dict[str, float]:
+    """Train on fresh texts of a chain; the bound against its entropy.
+
+    `holds`: the bound is not below the entropy by more than two standard errors."""
+    chain = chain or MarkovTexts()
+    begun = time.perf_counter()
+    learner = train_on(chain, steps, texts, width, layers, rate, seed)
     seconds = time.perf_counter() - begun
     with averaged(learner.model, learner.ema):
         bound = markov_nelbo(learner.model, chain, held_out, generator_for(seed, 2))
@@ -396,24 +417,25 @@ def saving_row(what: str, found: dict, bar: float) -> dict:
     return bench_row(what, milliseconds(found["a"]), milliseconds(found["b"]), found["ratio"],
                      f">= {bar}, equal to 1e-6", met)
 
-# %% ../../nbs/sgdd/07_bench.ipynb #b913b98c
+# %% ../../nbs/sgdd/07_bench.ipynb #df5a1aa3
 def floor_row(found: dict) -> dict:
     "The line of `matmul_floor`: the ratio is the share of the step that the floor explains."
     return bench_row("update, its matrix products at full rate", milliseconds(found["step_s"]),
                      milliseconds(found["floor_s"]), found["share"])
 
-# %% ../../nbs/sgdd/07_bench.ipynb #da4439a5
+# %% ../../nbs/sgdd/07_bench.ipynb #17c92452
 def plan_name(steps: int, guidance: float) -> str:
     "A plan as the table says it."
     return f"{steps} steps" + (", guidance" if guidance else "")
 
+# %% ../../nbs/sgdd/07_bench.ipynb #0f7c1213
 def speed_line(row: dict) -> dict:
     "A row of `against_autoregressive` as a line of the table."
     def said(who: str) -> str: return f"{1000*row[f'{who}_s']:.0f} ms, {row[f'{who}_tokens_per_s']:,.0f} tokens/s"
     what = f"generate {row['batch']} texts, {plan_name(row['steps'], row['guidance'])}"
     return bench_row(what, said("ours"), said("theirs"), row["ratio"])
 
-# %% ../../nbs/sgdd/07_bench.ipynb #25849c5f
+# %% ../../nbs/sgdd/07_bench.ipynb #887ce17c
 def crossover_line(plan: tuple, rows: list[dict]) -> dict:
     "The line that says at which batch size a plan loses its advantage, or that it has or lacks it throughout."
     at = crossovers(rows)[plan]
@@ -421,20 +443,21 @@ def crossover_line(plan: tuple, rows: list[dict]) -> dict:
     found = f"{at:.1f}" if at else f"{'slower' if slower else 'faster'} at every batch"
     return bench_row(f"crossover batch, {plan_name(*plan)}", found, "", None)
 
-# %% ../../nbs/sgdd/07_bench.ipynb #200ebdd9
+# %% ../../nbs/sgdd/07_bench.ipynb #f11c939e
 def speed_rows(rows: list[dict]) -> list[dict]:
     "Lines of the comparison with the autoregressive model, each plan's crossover last."
     lines = [speed_line(row) for row in rows]
     return lines + [crossover_line(plan, rows) for plan in crossovers(rows)]
 
-# %% ../../nbs/sgdd/07_bench.ipynb #ffa49260
+# %% ../../nbs/sgdd/07_bench.ipynb #97f58810
 def bound_row(found: dict, bar: float) -> dict:
     "The line of `markov_bound`."
     met = found["holds"] and found["ratio"] <= bar
-    return bench_row("likelihood bound / entropy, nats per token", f"{found['nelbo']:.4f} ± {found['standard_error']:.4f}",
-                     f"{found['entropy']:.4f}", found["ratio"], f"holds, <= {bar}", met)
+    nelbo = f"{found['nelbo']:.4f} ± {found['standard_error']:.4f}"
+    return bench_row("likelihood bound / entropy, nats per token", nelbo, f"{found['entropy']:.4f}", found["ratio"],
+                     f"holds, <= {bar}", met)
 
-# %% ../../nbs/sgdd/07_bench.ipynb #4d65114a
+# %% ../../nbs/sgdd/07_bench.ipynb #7be5e166
 @dataclass(frozen=True)
 class Sizes:
     "At what sizes the table measures, and the bars that it sets there."
@@ -447,6 +470,7 @@ class Sizes:
     loop: float           # at most
     entropy: float
 
+# %% ../../nbs/sgdd/07_bench.ipynb #e5d4a29e
 FULL = Sizes("default", update={}, speed={}, bound={}, hidden_rows=1.25, cached=1.4, loop=1.03, entropy=1.1)
 QUICK = Sizes("test",
               update={"texts": 8, "tokens": 10, "repeats": 1},
@@ -455,15 +479,24 @@ QUICK = Sizes("test",
               hidden_rows=0., cached=0., loop=math.inf, entropy=math.inf)
 
 # %% ../../nbs/sgdd/07_bench.ipynb #9e0913a3
+def update_rows(cfg: SGDDConfig, sizes: Sizes) -> list[dict]:
+    "The lines about an update."
+    hidden = masked_rows(cfg, **sizes.update)
+    cached = cached_vectors(cfg, **sizes.update)
+    return [saving_row("update, logits for hidden rows / everywhere", hidden, sizes.hidden_rows),
+            saving_row("update, cached vectors / encoder first", cached, sizes.cached),
+            loop_row(bare_loop(cfg, **sizes.update), sizes.loop),
+            floor_row(matmul_floor(cfg, **sizes.update))]
+
+# %% ../../nbs/sgdd/07_bench.ipynb #ca411940
 def bench_table(quality: bool = False, quick: bool = False) -> list[dict]:
-    "Rows of what, ours, theirs, ratio, bar, met. Minutes on a free CPU, one or two more for `quality`; `quick` is for tests."
+    """Rows of what, ours, theirs, ratio, bar, met.
+
+    Minutes on a free CPU, one or two more for `quality`; `quick` is for tests."""
     sizes = QUICK if quick else FULL
     cfg = PRESETS[sizes.preset]
-    rows = [saving_row("update, logits for hidden rows / everywhere", masked_rows(cfg, **sizes.update), sizes.hidden_rows),
-            saving_row("update, cached vectors / encoder first", cached_vectors(cfg, **sizes.update), sizes.cached),
-            loop_row(bare_loop(cfg, **sizes.update), sizes.loop),
-            floor_row(matmul_floor(cfg, **sizes.update)),
-            *speed_rows(against_autoregressive(cfg, **sizes.speed))]
+    rows = update_rows(cfg, sizes)
+    rows += speed_rows(against_autoregressive(cfg, **sizes.speed))
     if quality:
         rows.append(bound_row(markov_bound(**sizes.bound), sizes.entropy))
     return rows

@@ -6,8 +6,8 @@
 __all__ = ['TEXT_WORDS', 'SWEEP', 'first', 'spelled', 'similarity', 'token_states', 'token_similarity', 'agreement', 'choose',
            'write_batch', 'chunks', 'write_candidates', 'generate', 'timed_texts', 'all_hidden', 'guesses_right',
            'full_mask_accuracy', 'length_accuracy', 'text_rows', 'text_scores', 'evaluate', 'mean_vectors',
-           'nearest_texts', 'token_counts', 'unigram_nats', 'baseline', 'text_inputs', 'refuse_blank', 'predict',
-           'combinations', 'sweep']
+           'nearest_texts', 'token_counts', 'unigram_nats', 'baseline', 'text_inputs', 'refuse_blank', 'too_long',
+           'predict', 'combinations', 'sweep']
 
 # %% ../../nbs/sgdd/05_evaluate.ipynb #d69702ea
 import itertools
@@ -272,7 +272,13 @@ def refuse_blank(texts: list[str]) -> None:
     for i, text in enumerate(texts, 1):
         if not text.strip(): raise UserError(f"text {i} of {len(texts)} is empty or only spaces")
 
-# %% ../../nbs/sgdd/05_evaluate.ipynb #32c51bc9
+# %% ../../nbs/sgdd/05_evaluate.ipynb #3ff402b9
+def too_long(cfg: SGDDConfig, pieces: Pieces, texts: list[str]) -> list[bool]:
+    "Which texts are longer than the model reads; the end mark takes the last place of `max_tokens`."
+    one_more = pieces.encode(texts, cfg.text.max_tokens + 1)
+    return [len(ids) == cfg.text.max_tokens for ids in one_more]
+
+# %% ../../nbs/sgdd/05_evaluate.ipynb #ca27ac06
 def predict(model: SGDDModel, cfg: SGDDConfig, fitted: dict, inputs: list[str]) -> list[dict]:
     """For each text: what is told again (or its paraphrase), and how alike the encoder finds the two.
 
@@ -284,12 +290,11 @@ def predict(model: SGDDModel, cfg: SGDDConfig, fitted: dict, inputs: list[str]) 
     generated = generate(model, cfg, vectors, pieces)
     read = [pieces.decode(row) for row in ids]
     rows = text_rows(similarity(cfg, generated, read), text=inputs, generated=generated)
-    for row, tokens, understood in zip(rows, ids, read):
-        full = len(tokens) == cfg.text.max_tokens - 1          # the end mark takes the last place
-        if full: row["cut_to"] = understood
+    for row, understood, cut in zip(rows, read, too_long(cfg, pieces, inputs)):
+        if cut: row["cut_to"] = understood
     return rows
 
-# %% ../../nbs/sgdd/05_evaluate.ipynb #ca88abce
+# %% ../../nbs/sgdd/05_evaluate.ipynb #fe0f8168
 SWEEP = {"guidance": (0., 1., 2.),
          "steps": (1, 4, 8, 16, 32),
          "order": ("confidence", "margin", "entropy", "random")}
@@ -298,10 +303,10 @@ def combinations(grid: dict[str, tuple]) -> list[dict]:
     "Every choice of one value a name, the last name changing fastest."
     return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
-# %% ../../nbs/sgdd/05_evaluate.ipynb #5d809a8c
+# %% ../../nbs/sgdd/05_evaluate.ipynb #c0253a48
 def sweep(model: SGDDModel, cfg: SGDDConfig, data: Data,
           split: str = "valid", limit: int = 32, grid: dict[str, tuple] = SWEEP) -> list[dict]:
-    """One row for each choice of the grid, on the same examples: BLEU, exact match, ROUGE-L, cosine, tokens per second.
+    """One row for each choice of the grid, on the same examples: overlap with the references, cosine, tokens per second.
 
     Raises UserError for a value that `cfg.sampling` does not take."""
     part = first(getattr(data, split), limit)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLITS_TEXT', 'WORDS_TEXT', 'near', 'leaks', 'duplicates', 'Survey', 'survey', 'distinct', 'survey_facts',
-           'split_row', 'split_table', 'commonest', 'training_words', 'beginnings', 'first_samples', 'copy_section',
-           'survey_sections', 'validate', 'best_order', 'labelled', 'steps_figure', 'guidance_figure', 'most_steps',
-           'order_figure', 'sweep_sections', 'evaluation_table', 'evaluation_section', 'figures']
+           'split_row', 'split_table', 'length_figure', 'commonest', 'training_words', 'beginnings', 'first_samples',
+           'copy_section', 'survey_sections', 'validate', 'best_order', 'labelled', 'steps_figure', 'guidance_figure',
+           'most_steps', 'order_figure', 'sweep_sections', 'evaluation_table', 'evaluation_section', 'figures']
 
 # %% ../../nbs/sgdd/06_figures.ipynb #1b06206b
 import re
@@ -35,7 +35,10 @@ def leaks(texts: dict[str, list[str]],
           ) -> dict[str, int]:
     "How many valid and test texts stand in the training part as well, after `form`."
     seen = {form(text) for text in texts["train"]}
-    return {name: sum(form(text) in seen for text in texts[name]) for name in ("valid", "test")}
+    found = {}
+    for name in ("valid", "test"):
+        found[name] = sum(form(text) in seen for text in texts[name])
+    return found
 
 # %% ../../nbs/sgdd/06_figures.ipynb #24a961e4
 def duplicates(cfg: SGDDConfig) -> int:
@@ -46,7 +49,7 @@ def duplicates(cfg: SGDDConfig) -> int:
         rows, _ = read_pairs(cfg.data, cfg.text.rows)
     return len(rows) - len(set(rows))
 
-# %% ../../nbs/sgdd/06_figures.ipynb #00011ecc
+# %% ../../nbs/sgdd/06_figures.ipynb #a40ec616
 @dataclass(frozen=True)
 class Survey:
     "A data set as it was read, before anything is cut or left out."
@@ -65,6 +68,7 @@ class Survey:
         "Tokens of each target of a split, its end mark not counted."
         return [len(row) for row in self.ids[name]]
 
+# %% ../../nbs/sgdd/06_figures.ipynb #6d59c781
 def survey(cfg: SGDDConfig) -> Survey:
     "What a config's data holds. Raises UserError."
     corpus = PHASE_READERS[cfg.phase](cfg.data, cfg.text, cfg.seed)
@@ -76,7 +80,7 @@ def survey(cfg: SGDDConfig) -> Survey:
         ids[name] = pieces.encode(targets, uncut)
     return Survey(corpus, pieces, ids)
 
-# %% ../../nbs/sgdd/06_figures.ipynb #8e059035
+# %% ../../nbs/sgdd/06_figures.ipynb #711ed040
 def distinct(cfg: SGDDConfig, corpus: Corpus) -> dict[str, int]:
     "How many different texts (or pairs) the source holds, under the name that the report gives them."
     if cfg.phase == "reconstruction":
@@ -84,7 +88,7 @@ def distinct(cfg: SGDDConfig, corpus: Corpus) -> dict[str, int]:
     swapped = len(corpus.sides["train"])//2
     return {"distinct pairs": len(corpus.pairs) - swapped}
 
-# %% ../../nbs/sgdd/06_figures.ipynb #fe4cb5cf
+# %% ../../nbs/sgdd/06_figures.ipynb #dada816b
 def survey_facts(cfg: SGDDConfig, found: Survey) -> dict:
     "Where the data is from, how much of it there is, how much is used. Raises UserError."
     source = found.corpus.source
@@ -96,7 +100,7 @@ def survey_facts(cfg: SGDDConfig, found: Survey) -> dict:
     facts["encoder"] = cfg.encoder
     return facts
 
-# %% ../../nbs/sgdd/06_figures.ipynb #a7ac62c8
+# %% ../../nbs/sgdd/06_figures.ipynb #388c8690
 def split_row(cfg: SGDDConfig, found: Survey, name: str) -> dict:
     "Texts and tokens of one split; cut and too short texts; unknown tokens."
     counts = found.lengths(name)
@@ -110,7 +114,7 @@ def split_row(cfg: SGDDConfig, found: Survey, name: str) -> dict:
             "too short": sum(n < cfg.text.min_tokens for n in counts),
             "unknown tokens (share)": unknown/tokens}
 
-# %% ../../nbs/sgdd/06_figures.ipynb #8fb10f4b
+# %% ../../nbs/sgdd/06_figures.ipynb #9df24bd3
 def split_table(cfg: SGDDConfig, found: Survey) -> list[dict]:
     "One row a split, with its leaks: exact ones (but for case), and near ones."
     texts = {name: found.targets(name) for name in found.splits}
@@ -124,12 +128,18 @@ def split_table(cfg: SGDDConfig, found: Survey) -> list[dict]:
         rows.append(row)
     return rows
 
-# %% ../../nbs/sgdd/06_figures.ipynb #7163b56b
+# %% ../../nbs/sgdd/06_figures.ipynb #307405a4
+def length_figure(found: Survey):
+    "How many tokens the texts of each split have. Returns a plotly Figure."
+    lengths = {name: found.lengths(name) for name in found.splits}
+    return histogram(lengths, "Tokens a text", "tokens")
+
+# %% ../../nbs/sgdd/06_figures.ipynb #61677f7a
 def commonest(what: str, found: Counter) -> list[dict]:
     "The twelve commonest entries as a table, `what` they are as the name of the first column."
     return [{what: entry, "times": times} for entry, times in found.most_common(12)]
 
-# %% ../../nbs/sgdd/06_figures.ipynb #76c0f28d
+# %% ../../nbs/sgdd/06_figures.ipynb #a7ebe94f
 def training_words(found: Survey) -> Counter:
     "How often each word stands in the training part, case aside."
     words = Counter()
@@ -137,7 +147,7 @@ def training_words(found: Survey) -> Counter:
         words.update(re.findall(r"\w+", text.casefold()))
     return words
 
-# %% ../../nbs/sgdd/06_figures.ipynb #8a9ada14
+# %% ../../nbs/sgdd/06_figures.ipynb #af66f1ce
 def beginnings(found: Survey) -> Counter:
     "How often texts of any split begin with the same three words."
     first_words = Counter()
@@ -145,7 +155,7 @@ def beginnings(found: Survey) -> Counter:
         first_words.update(" ".join(text.split()[:3]) for text in found.targets(name))
     return first_words
 
-# %% ../../nbs/sgdd/06_figures.ipynb #67568197
+# %% ../../nbs/sgdd/06_figures.ipynb #3a84d57c
 def first_samples(cfg: SGDDConfig, found: Survey) -> list[dict]:
     "The first six texts (or pairs) of each split."
     samples = []
@@ -155,7 +165,7 @@ def first_samples(cfg: SGDDConfig, found: Survey) -> list[dict]:
             samples.append(pair if cfg.phase == "paraphrase" else {"text": source})
     return samples
 
-# %% ../../nbs/sgdd/06_figures.ipynb #d2be37bd
+# %% ../../nbs/sgdd/06_figures.ipynb #ab0a746b
 def copy_section(pairs: list[tuple[str, str]]) -> Section:
     "How far copying the source goes on these pairs."
     sources = [source for source, _ in pairs]
@@ -165,17 +175,16 @@ def copy_section(pairs: list[tuple[str, str]]) -> Section:
     return Section("Copying the source", "What a model must beat: the score of answering each question with itself.",
                    table=table)
 
-# %% ../../nbs/sgdd/06_figures.ipynb #b4e15d2f
-SPLITS_TEXT = ("Texts are parted by the hash of their group, so the same text never stands on two sides; the last column shows "
-               "those that differ in punctuation or numbers alone.")
+# %% ../../nbs/sgdd/06_figures.ipynb #f7fb45db
+SPLITS_TEXT = ("Texts are parted by the hash of their group, so the same text never stands on two sides; "
+               "the last column shows those that differ in punctuation or numbers alone.")
 WORDS_TEXT = "The commonest words and the commonest beginnings: templates and boilerplate show here."
 
 def survey_sections(cfg: SGDDConfig, found: Survey) -> list[Section]:
     "The sections that every data set has."
     cut = f"Tokens of each text before cutting; texts are cut at {cfg.text.max_tokens - 1}."
-    lengths = {name: found.lengths(name) for name in found.splits}
     return [Section("Splits", SPLITS_TEXT, table=split_table(cfg, found)),
-            Section("Length", cut, figure=histogram(lengths, "Tokens a text", "tokens")),
+            Section("Length", cut, figure=length_figure(found)),
             Section("Words", WORDS_TEXT, table=commonest("word", training_words(found))),
             Section("Beginnings", table=commonest("first words", beginnings(found))),
             Section("Samples", samples=first_samples(cfg, found))]
@@ -190,43 +199,47 @@ def validate(cfg: SGDDConfig) -> tuple[dict, list[Section]]:
         sections.insert(1, copy_section(test))
     return survey_facts(cfg, found), sections
 
-# %% ../../nbs/sgdd/06_figures.ipynb #ace06a59
+# %% ../../nbs/sgdd/06_figures.ipynb #d9d3cbe3
 def best_order(rows: list[dict]) -> str:
     "The order of revealing that reached the highest BLEU anywhere in a sweep."
     return max(rows, key=lambda row: row["bleu"])["order"]
 
-# %% ../../nbs/sgdd/06_figures.ipynb #828193c3
+# %% ../../nbs/sgdd/06_figures.ipynb #bfd7e3c0
 def labelled(rows: list[dict]) -> list[dict]:
     "The rows with their guidance in words, as a legend shows it."
     return [row | {"guidance": f"w = {row['guidance']:g}"} for row in rows]
 
-# %% ../../nbs/sgdd/06_figures.ipynb #b910420b
+# %% ../../nbs/sgdd/06_figures.ipynb #56b519e8
 def steps_figure(rows: list[dict]):
     "BLEU over refinement steps, a line a guidance, at the best order. Returns a plotly Figure."
     if not rows: return None
-    at_best = [row for row in rows if row["order"] == best_order(rows)]
-    return curve(labelled(at_best), "steps", ["bleu"], "BLEU over steps", by="guidance", x_title="steps", y_title="BLEU")
+    best = best_order(rows)
+    at_best = [row for row in rows if row["order"] == best]
+    return curve(labelled(at_best), "steps", ["bleu"], "BLEU over steps", by="guidance",
+                 x_title="steps", y_title="BLEU")
 
-# %% ../../nbs/sgdd/06_figures.ipynb #9f3fefe6
+# %% ../../nbs/sgdd/06_figures.ipynb #933dd150
 def guidance_figure(rows: list[dict]):
     "BLEU over steps and guidance as a map, at the best order. Returns a plotly Figure."
     if not rows: return None
-    cells = []
+    best, cells = best_order(rows), []
     for row in rows:
-        if row["order"] != best_order(rows): continue
+        if row["order"] != best: continue
         cells.append(row | {"guidance": str(row["guidance"]), "steps": str(row["steps"])})
     return heatmap(cells, "steps", "guidance", "bleu", "BLEU over steps and guidance")
 
-# %% ../../nbs/sgdd/06_figures.ipynb #9f14020b
+# %% ../../nbs/sgdd/06_figures.ipynb #0eca15c6
 def most_steps(rows: list[dict]) -> int:
-    "The largest number of steps of a sweep that is not above 16."
-    return max(row["steps"] for row in rows if row["steps"] <= 16)
+    "The largest number of steps of a sweep that is not above 16; the smallest where all are above."
+    steps = {row["steps"] for row in rows}
+    return max([n for n in steps if n <= 16] or [min(steps)])
 
-# %% ../../nbs/sgdd/06_figures.ipynb #40cbdde2
+# %% ../../nbs/sgdd/06_figures.ipynb #58308251
 def order_figure(rows: list[dict]):
     "BLEU over the order of revealing, a bar a guidance. Returns a plotly Figure."
     if not rows: return None
-    at_most = [row for row in rows if row["steps"] == most_steps(rows)]
+    most = most_steps(rows)
+    at_most = [row for row in rows if row["steps"] == most]
     return bars(labelled(at_most), "order", "bleu", "BLEU over order", by="guidance")
 
 # %% ../../nbs/sgdd/06_figures.ipynb #50d947e2
@@ -241,12 +254,12 @@ def sweep_sections(rows: list[dict]) -> list[Section]:
             Section("Order", order_text, figure=order_figure(rows)),
             Section("The whole sweep", table=by_bleu, details=True)]
 
-# %% ../../nbs/sgdd/06_figures.ipynb #d0f3fc91
+# %% ../../nbs/sgdd/06_figures.ipynb #bb553c16
 def evaluation_table(found: dict) -> list[dict]:
     "One row a metric of an evaluation: the model's value and the baseline's."
     return metric_table({"model": found["metrics"], "baseline": found["baseline"]})
 
-# %% ../../nbs/sgdd/06_figures.ipynb #0c166fab
+# %% ../../nbs/sgdd/06_figures.ipynb #27661ec5
 def evaluation_section(found: dict) -> Section:
     "The metrics of an evaluation.json."
     copied = "copy_bleu" in found["metrics"]
@@ -254,7 +267,7 @@ def evaluation_section(found: dict) -> Section:
     text = f"Checkpoint {found['checkpoint']} on the {found['split']} split, beside {baseline}"
     return Section("Evaluation", text, table=evaluation_table(found))
 
-# %% ../../nbs/sgdd/06_figures.ipynb #be33c178
+# %% ../../nbs/sgdd/06_figures.ipynb #b0d3dbaa
 def figures(run: Run) -> list[Section]:
     "The sections that an evaluation adds to a run's report; none where there was no evaluation."
     found = read_json(Path(run.path)/"evaluation.json")

@@ -137,13 +137,13 @@ def length_cross_entropy(model: SGDDModel, batch: dict) -> Tensor:
     logits = model.length_logits(batch["vectors"], batch["mask"]).float()
     return F.cross_entropy(logits, lengths - 1, reduction="none")
 
-# %% ../../nbs/sgdd/04_task.ipynb #1510d69c
+# %% ../../nbs/sgdd/04_task.ipynb #27e90999
 def recalled_for(model: SGDDModel, batch: dict) -> Recalled:
     "What the decoder recalls of a batch's meanings; rows without `keep` have none."
     inner = (batch["real"].sum(1) - 1).clamp(min=1)                   # tokens without the end mark
     return model.recall(batch["vectors"], batch["mask"], inner, batch["keep"])
 
-# %% ../../nbs/sgdd/04_task.ipynb #474ac885
+# %% ../../nbs/sgdd/04_task.ipynb #f603176d
 @dataclass(frozen=True)
 class NoisedCost:
     "What the guesses in a noised batch cost, in nats."
@@ -152,6 +152,7 @@ class NoisedCost:
     rate: Tensor     # (batch,) mask rate: hidden tokens / tokens
     length: Tensor   # (batch,) cross-entropy of the length, 0 without a length head
 
+# %% ../../nbs/sgdd/04_task.ipynb #0efee27a
 def hidden_cross_entropy(model: SGDDModel,
                          batch: dict,        # as TextSplit.batch makes it
                          ) -> NoisedCost:
@@ -164,19 +165,19 @@ def hidden_cross_entropy(model: SGDDModel,
     tokens = torch.zeros(ids.shape, device=ids.device).masked_scatter(hidden, packed)
     return NoisedCost(tokens, hidden, rate, length_cross_entropy(model, batch))
 
-# %% ../../nbs/sgdd/04_task.ipynb #12a1a6ad
+# %% ../../nbs/sgdd/04_task.ipynb #27ec2ac7
 def training_cost(model: SGDDModel, cost: NoisedCost, time: Tensor) -> Tensor:
     "What is minimised for each text (batch,), in nats; `time` (batch,) as the batch brought it."
     weights = model.process.get_loss_weights(cost.rate, time)
     return cost.tokens.sum(1)*weights + cost.length
 
-# %% ../../nbs/sgdd/04_task.ipynb #aaac14ad
+# %% ../../nbs/sgdd/04_task.ipynb #12064aac
 def nelbo_cost(model: SGDDModel, cost: NoisedCost, time: Tensor) -> Tensor:
     "The bound's estimate for each text (batch,), in nats, without gradient; `time` (batch,) as the batch brought it."
     density = model.process.schedule.rate_density(time)
     return cost.tokens.sum(1).detach()*density/cost.rate + cost.length.detach()
 
-# %% ../../nbs/sgdd/04_task.ipynb #ba7c4c6b
+# %% ../../nbs/sgdd/04_task.ipynb #de52f6f4
 def losses_of(model: SGDDModel, cost: NoisedCost, batch: dict) -> Losses:
     "Sums and counts of the training loss, the NELBO (nats per token) and the length's cross-entropy (nats per text)."
     tokens = batch["real"].sum()
@@ -188,7 +189,7 @@ def losses_of(model: SGDDModel, cost: NoisedCost, batch: dict) -> Losses:
             "nelbo": (nelbo.sum(), tokens),
             "length": (length.sum(), torch.tensor(len(length)))}
 
-# %% ../../nbs/sgdd/04_task.ipynb #568b77f1
+# %% ../../nbs/sgdd/04_task.ipynb #4501d361
 def loss(model: SGDDModel, batch: dict) -> Losses:
     "What the model pays for a batch: sums and counts, of which `loss` is minimised."
     return losses_of(model, hidden_cross_entropy(model, batch), batch)
