@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TITLES', 'log_lines', 'read_metrics', 'metric_columns', 'metric_table', 'result_sections', 'thinned', 'logged_names',
-           'training_figure', 'training_sections', 'sample_sections', 'short_hashes', 'listed', 'environment_of',
+           'training_figure', 'training_sections', 'text_sample_sections', 'short_hashes', 'listed', 'environment_of',
            'origin_sections', 'run_sections', 'run_notices', 'time_taken', 'run_facts', 'run_report']
 
 # %% ../../nbs/core/10_report.ipynb #e433ea65
@@ -128,7 +128,7 @@ def training_sections(run: Path) -> list[Section]:
     return [Section("Training", figure=figures)] if figures else []
 
 # %% ../../nbs/core/10_report.ipynb #abafe53e
-def sample_sections(run: Path, most: int = 30) -> list[Section]:
+def text_sample_sections(run: Path, most: int = 30) -> list[Section]:
     "The first `most` of a run's sample texts; samples that are series are the system's to draw."
     samples = [sample for sample in read_json(run/"samples.json") or [] if not _is_series(sample)]
     if not samples: return []
@@ -175,7 +175,7 @@ def origin_sections(run: Path) -> list[Section]:
 def run_sections(run_folder: str | Path, extra: Sequence[Section] = ()) -> list[Section]:
     "What all systems' reports share, read from the run folder's files; `extra` stands right after the results."
     run = Path(run_folder)
-    return [*result_sections(run), *extra, *sample_sections(run), *training_sections(run), *origin_sections(run)]
+    return [*result_sections(run), *extra, *text_sample_sections(run), *training_sections(run), *origin_sections(run)]
 
 # %% ../../nbs/core/10_report.ipynb #da4303bb
 def run_notices(run_folder: str | Path) -> list[str]:

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ def by_adam(cfg: PredictorConfig, data: Data, seed: int = 0) -> Predictor:
     fit_to_best(model.point, squared_losses, data.train, data.valid, cfg.training, seed)
     return model
 
-# %% ../../nbs/predictor/07_bench.ipynb #fa36aad5
+# %% ../../nbs/predictor/07_bench.ipynb #876f114c
 @dataclass(frozen=True)
 class Fit:
     "A fit from start to end, and its errors on the test part, in scaled units."
@@ -73,20 +74,20 @@ class Fit:
     mse: float
     mae: float
 
-# %% ../../nbs/predictor/07_bench.ipynb #6d3c8612
+# %% ../../nbs/predictor/07_bench.ipynb #a2540503
 def fit_of(model: Predictor, seconds: float, data: Data, seed: int = 0) -> Fit:
     "What became of a model that took so many seconds."
     found = mean_losses(loss, model, data.test, 512, seed)
     return Fit(seconds, found["mse"], found["mae"])
 
-# %% ../../nbs/predictor/07_bench.ipynb #10bd7b1c
+# %% ../../nbs/predictor/07_bench.ipynb #487996c3
 def adam_fit(cfg: PredictorConfig, data: Data, seed: int = 0) -> Fit:
     "Gradient descent as `cfg.training` says."
     begun = time.perf_counter()
     model = by_adam(cfg, data, seed)
     return fit_of(model, time.perf_counter() - begun, data, seed)
 
-# %% ../../nbs/predictor/07_bench.ipynb #85151b08
+# %% ../../nbs/predictor/07_bench.ipynb #0640feb4
 def exact_fit(cfg: PredictorConfig, data: Data, repeats: int = 1, seed: int = 0) -> Fit:
     "The closed form for maps of the config's kind, on windows less their last value; the median time of `repeats`."
     exact = changed(cfg, solver="exact", subtract_last=True)
@@ -94,12 +95,12 @@ def exact_fit(cfg: PredictorConfig, data: Data, repeats: int = 1, seed: int = 0)
     times = [time_once(lambda: solve(model, exact, data)) for _ in range(repeats)]
     return fit_of(model, statistics.median(times), data, seed)
 
-# %% ../../nbs/predictor/07_bench.ipynb #03c8dfee
+# %% ../../nbs/predictor/07_bench.ipynb #eeacda96
 def in_words(seconds: float) -> str:
     "A time as a table shows it."
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000*seconds:.3g} ms"
 
-# %% ../../nbs/predictor/07_bench.ipynb #ce4cc7bf
+# %% ../../nbs/predictor/07_bench.ipynb #99cdec06
 def exact_row(cfg: PredictorConfig = ETT, series: Series | None = None) -> dict:
     "The closed form beside Adam, on one series."
     data = parts_of(series or generated_series(), cfg)
@@ -118,7 +119,7 @@ def set_up(cfg: PredictorConfig, hours: int) -> tuple[Windows, Learner]:
     accelerator = start_accelerator(cfg.training)
     return windows, Learner(model, loss, training=cfg.training, accelerator=accelerator)
 
-# %% ../../nbs/predictor/07_bench.ipynb #6a68fa43
+# %% ../../nbs/predictor/07_bench.ipynb #c2d9ca11
 def four_products(cfg: PredictorConfig, windows: int, channels: int, device: torch.device) -> Callable:
     "A function that makes the products of an update on so many windows, and nothing else."
     n, L, H = windows*channels, cfg.model.sequence_length, cfg.model.prediction_horizon
@@ -129,7 +130,7 @@ def four_products(cfg: PredictorConfig, windows: int, channels: int, device: tor
             x.T @ y
     return products
 
-# %% ../../nbs/predictor/07_bench.ipynb #c94f2852
+# %% ../../nbs/predictor/07_bench.ipynb #00a49293
 def against_products(cfg: PredictorConfig, repeats: int = 30) -> dict[str, float]:
     "The products of an update (a) against all of it (b): `ratio` is how many times the floor it takes."
     windows, learner = set_up(cfg, 2000)
@@ -138,14 +139,14 @@ def against_products(cfg: PredictorConfig, repeats: int = 30) -> dict[str, float
     products = four_products(cfg, size, windows.values.shape[1], learner.accelerator.device)
     return paired(products, lambda: learner.update([windows.batch(rows)]), repeats, 3)
 
-# %% ../../nbs/predictor/07_bench.ipynb #562ccdf2
+# %% ../../nbs/predictor/07_bench.ipynb #af5f9e66
 def products_row(cfg: PredictorConfig, repeats: int) -> dict:
     "An update beside its products."
     found = against_products(cfg, repeats)
     return bench_row(f"update of {cfg.training.batch_size} windows: all of it / its products alone",
                      in_words(found["b"]), in_words(found["a"]), found["ratio"], "<= 2", found["ratio"] <= 2)
 
-# %% ../../nbs/predictor/07_bench.ipynb #1c4ec302
+# %% ../../nbs/predictor/07_bench.ipynb #eab83bf9
 def bare_loop_row(cfg: PredictorConfig, repeats: int) -> dict:
     "The Learner's update beside a bare loop's, on a batch that is at hand."
     windows, learner = set_up(cfg, 2000)
@@ -154,7 +155,7 @@ def bare_loop_row(cfg: PredictorConfig, repeats: int) -> dict:
     there = {name: x.to(accelerator.device) for name, x in batch.items()}
     return loop_row(against_bare_loop(learner.model, loss, there, cfg.training, repeats, accelerator))
 
-# %% ../../nbs/predictor/07_bench.ipynb #c8f870d4
+# %% ../../nbs/predictor/07_bench.ipynb #bb1a6120
 def epoch_seconds(cfg: PredictorConfig, hours: int, repeats: int = 3) -> tuple[float, int]:
     "(median seconds of an epoch's updates on all windows of an example series, making of batches included; updates)."
     windows, learner = set_up(cfg, hours)
@@ -163,7 +164,7 @@ def epoch_seconds(cfg: PredictorConfig, hours: int, repeats: int = 3) -> tuple[f
         for rows in batches: learner.update([windows.batch(rows)])
     return statistics.median(time_once(epoch) for _ in range(repeats)), len(batches)
 
-# %% ../../nbs/predictor/07_bench.ipynb #aa0a3c62
+# %% ../../nbs/predictor/07_bench.ipynb #eedfb437
 def long_table(series: Series):
     "An hourly series as the pandas frame that neuralforecast takes: a row for each channel and hour."
     import pandas as pd
@@ -173,7 +174,7 @@ def long_table(series: Series):
     for name in series.channels: names += [name]*hours
     return pd.DataFrame({"unique_id": names, "ds": times*channels, "y": series.values.T.flatten().tolist()})
 
-# %% ../../nbs/predictor/07_bench.ipynb #be50b0ee
+# %% ../../nbs/predictor/07_bench.ipynb #bd0aad70
 def neuralforecast_seconds(cfg: PredictorConfig, table, steps: int) -> float:
     "One fit of neuralforecast's DLinear of so many steps, start-up included. Raises ImportError."
     from neuralforecast import NeuralForecast
@@ -188,7 +189,7 @@ def neuralforecast_seconds(cfg: PredictorConfig, table, steps: int) -> float:
         warnings.simplefilter("ignore")
         return time_once(lambda: NeuralForecast([model], "h").fit(table))
 
-# %% ../../nbs/predictor/07_bench.ipynb #c22eeb5e
+# %% ../../nbs/predictor/07_bench.ipynb #bd7a2849
 def neuralforecast_epoch(cfg: PredictorConfig, hours: int, updates: int, steps: int = 60) -> float:
     "Seconds that neuralforecast takes for so many updates, start-up left out. Raises ImportError."
     table = long_table(generated_series(hours))
@@ -197,7 +198,7 @@ def neuralforecast_epoch(cfg: PredictorConfig, hours: int, updates: int, steps: 
     once = neuralforecast_seconds(cfg, table, steps)
     return (twice - once)/steps*updates
 
-# %% ../../nbs/predictor/07_bench.ipynb #4c89b403
+# %% ../../nbs/predictor/07_bench.ipynb #13985cf8
 def neuralforecast_row(cfg: PredictorConfig, hours: int = 8640, quick: bool = False) -> dict:
     "An epoch here beside one of neuralforecast; without numbers where that is `quick` or not installed."
     what, bar = "epoch of 336 -> 96: here / neuralforecast's DLinear", "> 1"
@@ -207,7 +208,7 @@ def neuralforecast_row(cfg: PredictorConfig, hours: int = 8640, quick: bool = Fa
     except ImportError: return bench_row(what, "", "pip install 'neuralkit[bench]'", None, bar)
     return bench_row(what, in_words(ours), in_words(theirs), theirs/ours, bar, theirs > ours)
 
-# %% ../../nbs/predictor/07_bench.ipynb #378e31b6
+# %% ../../nbs/predictor/07_bench.ipynb #11dcdc8f
 @contextmanager
 def one_thread() -> Iterator[None]:
     "Context in which torch computes on one thread."
@@ -216,14 +217,14 @@ def one_thread() -> Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/predictor/07_bench.ipynb #f1e7dbaa
+# %% ../../nbs/predictor/07_bench.ipynb #8eac35af
 def deployed_example(cfg: PredictorConfig) -> tuple[torch.nn.Module, Tensor]:
     "(an untrained model as deployed, two contexts (2, channel, context) to try it on)."
     channels = ["requests_in_flight", "input_tokens", "output_tokens"]
     fitted = {"channels": channels, "scale": {"shift": [0.]*3, "by": [1.]*3}}
     return export(build(cfg, fitted), cfg, fitted)
 
-# %% ../../nbs/predictor/07_bench.ipynb #98721365
+# %% ../../nbs/predictor/07_bench.ipynb #d4a18de5
 def torchscript_caller(path: Path, example: Tensor) -> Callable:
     "A function that makes one forecast by a TorchScript file."
     loaded = torch.jit.load(str(path))
@@ -231,7 +232,7 @@ def torchscript_caller(path: Path, example: Tensor) -> Callable:
         with torch.no_grad(): return loaded(example)
     return run
 
-# %% ../../nbs/predictor/07_bench.ipynb #4ff1830b
+# %% ../../nbs/predictor/07_bench.ipynb #0c13069a
 def onnx_caller(path: Path, example: Tensor) -> Callable:
     "A function that makes one forecast by an ONNX file, on one thread."
     import onnxruntime
@@ -240,7 +241,7 @@ def onnx_caller(path: Path, example: Tensor) -> Callable:
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"context": example.numpy()})
 
-# %% ../../nbs/predictor/07_bench.ipynb #5331cbca
+# %% ../../nbs/predictor/07_bench.ipynb #b8a71d10
 CALLERS = {"torchscript": torchscript_caller, "onnx": onnx_caller}
 
 def caller(cfg: PredictorConfig, form: str) -> Callable | None:
@@ -252,14 +253,14 @@ def caller(cfg: PredictorConfig, form: str) -> Callable | None:
         except UserError: return None
         return CALLERS[form](path, example[:1])
 
-# %% ../../nbs/predictor/07_bench.ipynb #dc01feca
+# %% ../../nbs/predictor/07_bench.ipynb #107a2f70
 @dataclass(frozen=True)
 class Latency:
     "Median and 99th percentile of one forecast, in seconds."
     p50: float
     p99: float
 
-# %% ../../nbs/predictor/07_bench.ipynb #62bcbd33
+# %% ../../nbs/predictor/07_bench.ipynb #f56d0124
 def latency(run: Callable, calls: int = 2000) -> Latency:
     "How long one call of `run` takes."
     with one_thread():
@@ -267,7 +268,7 @@ def latency(run: Callable, calls: int = 2000) -> Latency:
         times = sorted(time_once(run) for _ in range(calls))
     return Latency(times[len(times)//2], times[int(.99*len(times))])
 
-# %% ../../nbs/predictor/07_bench.ipynb #5ffba571
+# %% ../../nbs/predictor/07_bench.ipynb #cc88cb84
 def latency_row(cfg: PredictorConfig, form: str, calls: int = 2000) -> dict:
     "One forecast in an exported form; without numbers where its packages are not installed."
     what, bar = f"one exported forecast, {form}", "p99 < 1 ms"
@@ -296,7 +297,7 @@ def timed(what: str, path: Path) -> dict:
     done = subprocess.run([sys.executable, "-c", TIMED, what, str(path)], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
-# %% ../../nbs/predictor/07_bench.ipynb #8b5eed09
+# %% ../../nbs/predictor/07_bench.ipynb #9b867e8c
 @dataclass(frozen=True)
 class Turn:
     "A preparation and, right after it, a plain read."
@@ -308,7 +309,7 @@ class Turn:
         "How many times as long the preparation takes."
         return self.prepare["seconds"]/self.read["seconds"]
 
-# %% ../../nbs/predictor/07_bench.ipynb #c7af3340
+# %% ../../nbs/predictor/07_bench.ipynb #a8ff3e4d
 def preparation_turns(rows: int, repeats: int) -> list[Turn]:
     "A generated trace of so many requests, prepared and read in turns."
     days = 60*rows/10_000_000
@@ -317,7 +318,7 @@ def preparation_turns(rows: int, repeats: int) -> list[Turn]:
         timed("read", path)
         return [Turn(timed("prepare", path), timed("read", path)) for _ in range(repeats)]
 
-# %% ../../nbs/predictor/07_bench.ipynb #be671114
+# %% ../../nbs/predictor/07_bench.ipynb #32ab7423
 def preparation_row(rows: int = 10_000_000, repeats: int = 3) -> dict:
     "The preparation of a trace beside polars' reading of it."
     turns = preparation_turns(rows, repeats)
@@ -329,7 +330,7 @@ def preparation_row(rows: int = 10_000_000, repeats: int = 3) -> dict:
                      f"{in_words(ours)}, peak {peak/1e6:.0f} MB", in_words(theirs),
                      ratio, "<= 2, < 1 GB", ratio <= 2 and peak < 1e9)
 
-# %% ../../nbs/predictor/07_bench.ipynb #bc646bac
+# %% ../../nbs/predictor/07_bench.ipynb #3addb0ba
 @dataclass(frozen=True)
 class Sizes:
     "How much is measured."
@@ -360,17 +361,14 @@ def speed_table(quick: bool = False) -> list[dict]:
 # %% ../../nbs/predictor/07_bench.ipynb #e3fdbaed
 LENGTHS = (12, 24, 36, 48, 72, 96, 120, 144, 168, 288, 336)
 
-def _error(row: dict) -> float:
-    return row["mse"]
-
 def with_best_context(series: Series, cfg: PredictorConfig) -> PredictorConfig:
     "The config with the context length of least validation error in closed form."
     shortest = changed(cfg, sequence_length=LENGTHS[0])
     grid = {"sequence_length": LENGTHS, "individual": (True,)}
     rows = sweep(None, shortest, parts_of(series, shortest), grid=grid)
-    return changed(cfg, sequence_length=min(rows, key=_error)["sequence_length"])
+    return changed(cfg, sequence_length=min(rows, key=itemgetter("mse"))["sequence_length"])
 
-# %% ../../nbs/predictor/07_bench.ipynb #3002109b
+# %% ../../nbs/predictor/07_bench.ipynb #1758a286
 def loads_of(name: str) -> list[tuple[Series, PredictorConfig]]:
     "(series, config with three steps ahead and the context that validation prefers) of everything in a file."
     cfg = changed(PRESETS["default"], data=name, solver="exact")
@@ -382,7 +380,7 @@ def loads_of(name: str) -> list[tuple[Series, PredictorConfig]]:
         series = load_series(cfg)
     return [(series, with_best_context(series, cfg))]
 
-# %% ../../nbs/predictor/07_bench.ipynb #c17422de
+# %% ../../nbs/predictor/07_bench.ipynb #7d7f6df0
 def load_facts(series: Series, cfg: PredictorConfig) -> dict:
     "Which load a row is about."
     name = series.channels[0]
@@ -391,7 +389,7 @@ def load_facts(series: Series, cfg: PredictorConfig) -> dict:
     return {"data": Path(series.source.name).stem + which, "kind": series.source.kind,
             "step s": series.step, "context": cfg.model.sequence_length}
 
-# %% ../../nbs/predictor/07_bench.ipynb #12a3013d
+# %% ../../nbs/predictor/07_bench.ipynb #b622f7a0
 def exact_metrics(cfg: PredictorConfig, data: Data) -> dict[str, float]:
     "Errors of the closed form on the test part: MSE, MAE, MASE, RMSSE, pinball loss, and what each quantile covers."
     model = build(cfg, data.fitted)
@@ -403,10 +401,7 @@ def exact_metrics(cfg: PredictorConfig, data: Data) -> dict[str, float]:
         found[name.replace("coverage", "covered")] = round(value, 3) if covers else value
     return found
 
-# %% ../../nbs/predictor/07_bench.ipynb #77b5fcf5
-def _mase(row: dict) -> float:
-    return row["mase"]
-
+# %% ../../nbs/predictor/07_bench.ipynb #5f476fbf
 def quality_rows(series: Series, cfg: PredictorConfig) -> list[dict]:
     """One row a way to forecast: MASE, RMSSE, MSE; pinball loss and coverage where it gives quantiles.
     Least MASE first."""
@@ -417,9 +412,9 @@ def quality_rows(series: Series, cfg: PredictorConfig) -> list[dict]:
     for way, forecast in naive.items():
         rows.append({"way": way} | point_metrics(forecast, truth, scales))
     for row in rows: del row["mae"]
-    return [load_facts(series, cfg) | row for row in sorted(rows, key=_mase)]
+    return [load_facts(series, cfg) | row for row in sorted(rows, key=itemgetter("mase"))]
 
-# %% ../../nbs/predictor/07_bench.ipynb #f097abec
+# %% ../../nbs/predictor/07_bench.ipynb #7e7580de
 def mean_row(way: str, rows: list[dict]) -> dict:
     "The mean of the errors in `rows`, all of one way."
     found = {"data": "mean of all", "way": way}
@@ -427,7 +422,7 @@ def mean_row(way: str, rows: list[dict]) -> dict:
         found[name] = statistics.mean(row[name] for row in rows)
     return found
 
-# %% ../../nbs/predictor/07_bench.ipynb #1708c22a
+# %% ../../nbs/predictor/07_bench.ipynb #1d1a5f24
 def mean_rows(rows: list[dict]) -> list[dict]:
     "The mean over all loads of each way that all of them have, least MASE first."
     loads = {row["data"] for row in rows}
@@ -435,9 +430,9 @@ def mean_rows(rows: list[dict]) -> list[dict]:
     for way in dict.fromkeys(row["way"] for row in rows):
         own = [row for row in rows if row["way"] == way]
         if len(own) == len(loads): found.append(mean_row(way, own))
-    return sorted(found, key=_mase)
+    return sorted(found, key=itemgetter("mase"))
 
-# %% ../../nbs/predictor/07_bench.ipynb #e7ef09fc
+# %% ../../nbs/predictor/07_bench.ipynb #f055d518
 def every_load(names: list[str]) -> list[dict]:
     "The rows of all loads in some files and, where there are several, of their means. Raises UserError."
     rows = []
@@ -461,7 +456,7 @@ def ett_row(cfg: PredictorConfig) -> dict:
             "adam mse": adam.mse, "adam mae": adam.mae, "adam s": adam.seconds,
             "published mse": mse, "published mae": mae}
 
-# %% ../../nbs/predictor/07_bench.ipynb #e86094b9
+# %% ../../nbs/predictor/07_bench.ipynb #fedc976d
 def ett_rows(name: str, horizons=(96, 192, 336, 720), contexts=(336, 512)) -> list[dict]:
     "A row for each horizon and context on an ETT file. Raises UserError."
     rows = []
@@ -471,7 +466,7 @@ def ett_rows(name: str, horizons=(96, 192, 336, 720), contexts=(336, 512)) -> li
             rows.append(ett_row(cfg))
     return rows
 
-# %% ../../nbs/predictor/07_bench.ipynb #30c20113
+# %% ../../nbs/predictor/07_bench.ipynb #0f57a3aa
 def bench_table(quality: bool = False, quick: bool = False, data: list[str] | None = None) -> list[dict]:
     """The speed table, or with `quality` the errors on `data` (files, or embedded) beside the naive forecasts; ETT
     files as in the papers. Raises UserError."""

@@ -31,12 +31,12 @@ def first(part: Windows, n: int | None) -> Windows:
     "The first `n` windows of `part`; None is all of them."
     return part.take(part.starts[:n])
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #6f0d6bed
+# %% ../../nbs/predictor/05_evaluate.ipynb #b0e2144a
 def newest(part: Windows, n: int) -> Windows:
     "The last `n` windows of `part`, or all where it has fewer."
     return part.take(part.starts[-n:])
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #30c3a4f5
+# %% ../../nbs/predictor/05_evaluate.ipynb #0a9cc2c3
 @torch.no_grad()
 def forecasts(model: Predictor, part: Windows) -> tuple[Tensor, Tensor]:
     "(mean (window, channel, horizon), uncalibrated quantiles (..., level or 1)) of all windows of `part`, in order."
@@ -49,25 +49,25 @@ def forecasts(model: Predictor, part: Windows) -> tuple[Tensor, Tensor]:
         guesses.append(model.first_guess(context, mean).cpu())
     return torch.cat(means), torch.cat(guesses)
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #f5d3162f
+# %% ../../nbs/predictor/05_evaluate.ipynb #fe8f5432
 def scores_of(model: Predictor, part: Windows) -> Tensor:
     "Truth less first guess (window, channel, horizon, level or 1)."
     _, guess = forecasts(model, part)
     return truths(part)[..., None] - guess
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #373a7e1c
+# %% ../../nbs/predictor/05_evaluate.ipynb #f6a8c8da
 def known_scores(model: Predictor, cfg: PredictorConfig, data: Data) -> Tensor:
     "Scores (window, channel, horizon, level or 1) of the newest validation windows, known when the test part begins."
     return scores_of(model, newest(data.valid, cfg.calibration_window))
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #5b2c5f7b
+# %% ../../nbs/predictor/05_evaluate.ipynb #3f931e22
 def calibrate(model: Predictor, cfg: PredictorConfig, data: Data) -> dict:
     "Offsets from the newest validation windows, into the model and as what is kept with the run."
     offsets = offsets_of(known_scores(model, cfg, data), model.levels)
     model.offsets.copy_(offsets)
     return {"offsets": offsets.tolist()}
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #1ab23669
+# %% ../../nbs/predictor/05_evaluate.ipynb #4d45ac91
 def calibrated(model: Predictor, cfg: PredictorConfig, data: Data, part: Windows) -> tuple[Tensor, Tensor]:
     "(mean (window, channel, horizon), calibrated quantiles (window, channel, horizon, level)) of `part`."
     mean, guess = forecasts(model, part)
@@ -78,7 +78,7 @@ def calibrated(model: Predictor, cfg: PredictorConfig, data: Data, part: Windows
     offsets = rolling_offsets(scores, len(before), model.levels, part.horizon, cfg.calibration_window)
     return mean, ordered(guess + offsets)
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #17378b05
+# %% ../../nbs/predictor/05_evaluate.ipynb #534f3a59
 @dataclass(frozen=True)
 class Judged:
     "Calibrated forecasts of a part beside what came, in scaled units."
@@ -93,19 +93,19 @@ class Judged:
         "The quantile of level .5 (window, channel, horizon), None where it is not forecast."
         return self.quantiles[..., self.levels.index(.5)] if .5 in self.levels else None
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #7bd6c651
+# %% ../../nbs/predictor/05_evaluate.ipynb #9404ed48
 def judged(model: Predictor, cfg: PredictorConfig, data: Data, part: Windows) -> Judged:
     "The calibrated forecasts of `part`."
     mean, quantiles = calibrated(model, cfg, data, part)
     return Judged(part, mean, quantiles, truths(part), model.levels)
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #12a4e578
+# %% ../../nbs/predictor/05_evaluate.ipynb #64b7e258
 def scales_of(data: Data) -> NaiveScale:
     "The yardsticks of MASE and RMSSE, from the training part."
     train = data.train.values[:data.fitted["train_end"]]
     return naive_scale(train, day_steps(data.fitted["step"]))
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #4e62d4b4
+# %% ../../nbs/predictor/05_evaluate.ipynb #ae8ea7df
 def _average(values: list[float]) -> float:
     return sum(values)/len(values)
 
@@ -122,7 +122,7 @@ def point_metrics(forecast: Tensor, truth: Tensor,      # (window, channel, hori
             "mase": _average(absolute),
             "rmsse": _average(squared)}
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #09186cc4
+# %% ../../nbs/predictor/05_evaluate.ipynb #55ef643d
 def quantile_metrics(made: Judged) -> dict[str, float]:
     "`pinball`, a mean over levels, and `coverage <level>` of each."
     found = {"pinball": float(pinball(made.quantiles, made.truth, made.levels).mean())}
@@ -130,7 +130,7 @@ def quantile_metrics(made: Judged) -> dict[str, float]:
         found[f"coverage {q:g}"] = float(share)
     return found
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #c998d7b9
+# %% ../../nbs/predictor/05_evaluate.ipynb #4c30b690
 def bursts(data: Data, truth: Tensor) -> Tensor:
     "Which truths (window, channel, horizon) lie above the 95th percentile of their channel's training part."
     train = data.train.values[:data.fitted["train_end"]]
@@ -138,26 +138,26 @@ def bursts(data: Data, truth: Tensor) -> Tensor:
     high = torch.quantile(train[::every], .95, dim=0)
     return truth > high[:, None]
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #772b9791
+# %% ../../nbs/predictor/05_evaluate.ipynb #b3d0166e
 def burst_error(data: Data, forecast: Tensor, truth: Tensor) -> dict[str, float]:
     "`mae on bursts`, in scaled units; nothing where there were none."
     high = bursts(data, truth)
     if not high.any(): return {}
     return {"mae on bursts": float((forecast - truth).abs()[high].mean())}
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #04f19976
+# %% ../../nbs/predictor/05_evaluate.ipynb #ba0d6360
 def raw(values: Tensor,     # of one channel, scaled
         fitted: dict, c: int) -> Tensor:
     "Values of channel `c` in its own units."
     scale = fitted["scale"]
     return values*scale["by"][c] + scale["shift"][c]
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #2a60329e
+# %% ../../nbs/predictor/05_evaluate.ipynb #d35c316c
 def present(part: Windows, c: int) -> Tensor:
     "The newest value (window,) of channel `c` that each window sees, scaled."
     return part.values[part.starts + part.context - 1, c]
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #26755e22
+# %% ../../nbs/predictor/05_evaluate.ipynb #ea1ec577
 def _mean_square(error: Tensor, by: float) -> float:
     "Of an error in units of `by`."
     return float(error.double().square().mean())*by*by
@@ -174,7 +174,7 @@ def poisson_gap(data: Data,
     floor = float(raw(came, data.fitted, c).double().mean())
     return {"poisson gap closed": (last - ours)/(last - floor)} if last > floor else {}
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #736ae54c
+# %% ../../nbs/predictor/05_evaluate.ipynb #d6470aed
 def channel_metrics(made: Judged, channels: list[str], scales: NaiveScale) -> dict[str, float]:
     "`mase <channel>` (of the median, where it is forecast) and `rmsse <channel>` (of the mean)."
     middle = made.mean if made.median is None else made.median
@@ -185,7 +185,7 @@ def channel_metrics(made: Judged, channels: list[str], scales: NaiveScale) -> di
         found |= {f"mase {name}": mase, f"rmsse {name}": rmsse}
     return found
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #439dee9b
+# %% ../../nbs/predictor/05_evaluate.ipynb #cdcee110
 MULTIPLES = (1., 1.1, 1.25, 1.5, 2., 3.)      # of the present load
 
 def cost_rows(load: Tensor,                   # (step,): what came
@@ -201,7 +201,7 @@ def cost_rows(load: Tensor,                   # (step,): what came
         rows.append(row | capacity_cost(now*factor, load))
     return rows
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #eb12d19f
+# %% ../../nbs/predictor/05_evaluate.ipynb #2d82504d
 def channel_lines(made: Judged, fitted: dict, c: int, lead: int) -> dict[str, Tensor]:
     "'truth', 'mean' and 'quantile <level>' of channel `c`, (window,) each: the step `lead` ahead, in raw units."
     truth, mean, quantiles = (x[:, c, lead - 1] for x in (made.truth, made.mean, made.quantiles))
@@ -210,7 +210,7 @@ def channel_lines(made: Judged, fitted: dict, c: int, lead: int) -> dict[str, Te
         lines[f"quantile {q:g}"] = raw(values, fitted, c)
     return lines
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #147592ad
+# %% ../../nbs/predictor/05_evaluate.ipynb #375c67f5
 def _rounded(values: Tensor) -> list[float]:
     return [round(float(x), 4) for x in values]
 
@@ -226,14 +226,14 @@ def channel_sample(made: Judged, fitted: dict, c: int, lead: int,
               "cost": cost_rows(load, quantiles, now)}
     return sample | {name: _rounded(line[-most:]) for name, line in lines.items()}
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #f415a3ce
+# %% ../../nbs/predictor/05_evaluate.ipynb #d0ee017c
 def forecast_samples(made: Judged, cfg: PredictorConfig, fitted: dict, most: int = 1000) -> list[dict]:
     "The newest `most` steps of every channel, at the cold-start lead (at most the horizon)."
     horizon = made.part.horizon
     lead = min(cfg.cold_start or horizon, horizon)
     return [channel_sample(made, fitted, c, lead, most) for c in range(len(fitted["channels"]))]
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #9cf45c7e
+# %% ../../nbs/predictor/05_evaluate.ipynb #b691152a
 def evaluate(model: Predictor, cfg: PredictorConfig, data: Data,
              split: str = "test", limit: int | None = None) -> tuple[dict, list[dict]]:
     """(metrics, samples) of the first `limit` windows of a split; samples are forecasts beside the truth,
@@ -249,7 +249,7 @@ def evaluate(model: Predictor, cfg: PredictorConfig, data: Data,
     found["windows"] = len(part)
     return found, forecast_samples(made, cfg, data.fitted)
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #5685792e
+# %% ../../nbs/predictor/05_evaluate.ipynb #b21926d6
 def baseline(cfg: PredictorConfig, data: Data, split: str = "test", limit: int | None = None) -> dict[str, dict]:
     "Every naive forecast at the same windows: name -> metrics."
     part = first(getattr(data, split), limit)
@@ -261,7 +261,7 @@ def baseline(cfg: PredictorConfig, data: Data, split: str = "test", limit: int |
         found[name] = point_metrics(forecast, truth, scales) | burst_error(data, forecast, truth)
     return found
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #22513eca
+# %% ../../nbs/predictor/05_evaluate.ipynb #f2bd4ba1
 SWEEP = {"sequence_length": (12, 24, 48, 96, 120, 168, 336, 512), "individual": (True, False)}
 
 def target_rows(part: Windows) -> tuple[int, int]:
@@ -269,7 +269,7 @@ def target_rows(part: Windows) -> tuple[int, int]:
     begin, end = int(part.starts[0]), int(part.starts[-1])
     return begin + part.context, end + part.context + part.horizon
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #cae1abbc
+# %% ../../nbs/predictor/05_evaluate.ipynb #3708e454
 def length_rows(cfg: PredictorConfig, data: Data, length: int, sharing: tuple[bool, ...]) -> list[dict]:
     "Validation MSE of the exact solution with a context of `length`; a row for each kind of maps, own or shared."
     values, (begin, end) = data.valid.values, target_rows(data.valid)
@@ -283,7 +283,7 @@ def length_rows(cfg: PredictorConfig, data: Data, length: int, sharing: tuple[bo
                      "mse": chosen["valid"], "strength": chosen["strength"]})
     return rows
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #c999e528
+# %% ../../nbs/predictor/05_evaluate.ipynb #792fcad3
 def sweep(model: Predictor, cfg: PredictorConfig, data: Data, split: str = "valid", limit: int | None = None,
           grid: dict = SWEEP) -> list[dict]:
     """One row for each context length and sharing of maps: the validation MSE of the exact solution. Lengths beyond
@@ -296,7 +296,7 @@ def sweep(model: Predictor, cfg: PredictorConfig, data: Data, split: str = "vali
             rows += length_rows(cfg, data, length, grid["individual"])
     return rows
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #59d531d1
+# %% ../../nbs/predictor/05_evaluate.ipynb #bbdf1fb7
 def newest_offsets(model: Predictor, cfg: PredictorConfig, fitted: dict, series: Series) -> Tensor:
     "Offsets (channel, horizon, level) from the newest forecasts in `series`; those of the run where it is short."
     L, H = cfg.model.sequence_length, cfg.model.prediction_horizon
@@ -306,14 +306,14 @@ def newest_offsets(model: Predictor, cfg: PredictorConfig, fitted: dict, series:
     windows = Windows(values, 0, len(values), L, H)
     return offsets_of(scores_of(model, newest(windows, cfg.calibration_window)), model.levels)
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #ce7e5309
+# %% ../../nbs/predictor/05_evaluate.ipynb #c3152d13
 def with_offsets(model: Predictor, cfg: PredictorConfig, fitted: dict, offsets: Tensor) -> Deployed:
     "The deployed form of a copy of `model` with these offsets; from raw contexts to raw forecasts."
     copy = build(cfg, fitted | {"offsets": offsets.tolist()})
     copy.load_state_dict(model.state_dict())
     return Deployed(copy.eval(), fitted["scale"], fitted["channels"])
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #5376a67a
+# %% ../../nbs/predictor/05_evaluate.ipynb #0c4d959b
 def next_steps(model: Predictor, cfg: PredictorConfig, fitted: dict, series: Series) -> Tensor:
     "The steps after the end of `series` (horizon, channel, 1 + level), in raw units. Raises UserError."
     L = cfg.model.sequence_length
@@ -323,7 +323,7 @@ def next_steps(model: Predictor, cfg: PredictorConfig, fitted: dict, series: Ser
     with torch.no_grad():
         return deployed(context)[0].transpose(0, 1)
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #449aea06
+# %% ../../nbs/predictor/05_evaluate.ipynb #ebf3a3a8
 def predict(model: Predictor, cfg: PredictorConfig, fitted: dict, inputs: list) -> list[dict]:
     """For each file (or Series): a row for each step to come with its time, and for each channel the mean and the
     quantiles in raw units. Raises UserError."""
@@ -333,7 +333,7 @@ def predict(model: Predictor, cfg: PredictorConfig, fitted: dict, inputs: list) 
         rows += forecast_rows(series, next_steps(model, cfg, fitted, series), model.levels)
     return rows
 
-# %% ../../nbs/predictor/05_evaluate.ipynb #fc15dd42
+# %% ../../nbs/predictor/05_evaluate.ipynb #79c34a87
 def export(model: Predictor, cfg: PredictorConfig, fitted: dict) -> tuple[Deployed, Tensor]:
     "(the model on raw values, two contexts (2, channel, context) to try it on)."
     shift, by = (torch.tensor(fitted["scale"][name])[None, :, None] for name in ("shift", "by"))

@@ -11,6 +11,7 @@ __all__ = ['autocorrelation', 'longest_lag', 'correlation_rows', 'seconds_of_day
 
 # %% ../../nbs/predictor/06_figures.ipynb #06a5169c
 from datetime import datetime
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def longest_lag(series: Series) -> int:
     day = day_steps(series.step)
     return min(len(series)//3, 8*day if day else 200)
 
-# %% ../../nbs/predictor/06_figures.ipynb #1759bbf9
+# %% ../../nbs/predictor/06_figures.ipynb #022e36e8
 def correlation_rows(series: Series, points: int = 400) -> list[dict]:
     "Autocorrelation of every channel at some `points` lags: rows of channel, lag, autocorrelation."
     lags = longest_lag(series)
@@ -50,14 +51,14 @@ def correlation_rows(series: Series, points: int = 400) -> list[dict]:
             rows.append({"channel": name, "lag": lag, "autocorrelation": found[lag]})
     return rows
 
-# %% ../../nbs/predictor/06_figures.ipynb #f3c84221
+# %% ../../nbs/predictor/06_figures.ipynb #cc2ee900
 def seconds_of_day(start: datetime | float) -> float:
     "Seconds since midnight."
     if not isinstance(start, datetime): return start % 86400
     midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
     return (start - midnight).total_seconds()
 
-# %% ../../nbs/predictor/06_figures.ipynb #e601639d
+# %% ../../nbs/predictor/06_figures.ipynb #0d0d2585
 def time_bins(series: Series) -> tuple[Tensor, int]:
     "(which part of the day each step lies in (time,), how many parts a day has: at most 96). Only for whole days."
     day = day_steps(series.step)
@@ -66,7 +67,7 @@ def time_bins(series: Series) -> tuple[Tensor, int]:
     bins = min(day, 96)
     return since_midnight*bins//day, bins
 
-# %% ../../nbs/predictor/06_figures.ipynb #4633192f
+# %% ../../nbs/predictor/06_figures.ipynb #1d29decb
 def cycle_rows(series: Series) -> list[dict]:
     "Mean of each channel over its own mean, by the time of day; empty for less than two days."
     day = day_steps(series.step)
@@ -80,7 +81,7 @@ def cycle_rows(series: Series) -> list[dict]:
             rows.append({"channel": name, "hour": 24*b/bins, "share": float(share)})
     return rows
 
-# %% ../../nbs/predictor/06_figures.ipynb #e5021a2e
+# %% ../../nbs/predictor/06_figures.ipynb #7f998ca2
 def longest_run(there: Tensor) -> int:
     "The length of the longest run of true in (time,)."
     outside = torch.zeros(1)
@@ -105,7 +106,7 @@ def burst_rows(series: Series) -> list[dict]:
     empty steps and the longest run of them."""
     return [_burst_row(name, values) for name, values in zip(series.channels, series.values.T)]
 
-# %% ../../nbs/predictor/06_figures.ipynb #87538c87
+# %% ../../nbs/predictor/06_figures.ipynb #8a65aa21
 def stretches(values: Tensor,     # (time, channel)
               n: int) -> set[int]:
     "A hash of every stretch of `n` steps, those aside in which nothing changes."
@@ -140,7 +141,7 @@ def thin(series: Series, begin: int = 0, end: int | None = None, most: int = 150
         rows.append({"hour": hour} | dict(zip(series.channels, row)))
     return rows
 
-# %% ../../nbs/predictor/06_figures.ipynb #963c308e
+# %% ../../nbs/predictor/06_figures.ipynb #3052892e
 def series_section(series: Series) -> Section:
     "Each channel over time."
     rows = thin(series)
@@ -148,15 +149,15 @@ def series_section(series: Series) -> Section:
     about = "Each channel over time (means of neighbouring steps where there are many)."
     return Section("The series", about, figure=figures)
 
-# %% ../../nbs/predictor/06_figures.ipynb #9dde1ad6
+# %% ../../nbs/predictor/06_figures.ipynb #d13a07ff
 def parts_section(series: Series, cfg: PredictorConfig) -> Section:
     "Level and spread of the three parts. Raises UserError."
     rows = part_rows(series, cfg.series, cfg.model.sequence_length, cfg.model.prediction_horizon)
-    about = ("Training, validation and test follow each other in time. A test part outside of the training range asks "
-             "for extrapolation.")
+    about = ("Training, validation and test follow each other in time. "
+             "A test part outside of the training range asks for extrapolation.")
     return Section("Parts", about, table=rows)
 
-# %% ../../nbs/predictor/06_figures.ipynb #d3b79335
+# %% ../../nbs/predictor/06_figures.ipynb #f988660d
 def gaps_section(series: Series) -> Section:
     "The gaps that the preparation of a trace found, or else the longest empty run of each channel."
     found = []
@@ -165,7 +166,7 @@ def gaps_section(series: Series) -> Section:
     return Section("Gaps", "Runs of empty steps: nights, or a recorder that was off?",
                    table=series.report.get("gaps") or found)
 
-# %% ../../nbs/predictor/06_figures.ipynb #520b082f
+# %% ../../nbs/predictor/06_figures.ipynb #faf9f285
 def bursts_section(series: Series) -> Section:
     "How bursty each channel is, and how its values are distributed."
     figures = []
@@ -174,7 +175,7 @@ def bursts_section(series: Series) -> Section:
     about = "Independent users would give a variance equal to the mean."
     return Section("Bursts", about, table=burst_rows(series), figure=figures)
 
-# %% ../../nbs/predictor/06_figures.ipynb #5ae90557
+# %% ../../nbs/predictor/06_figures.ipynb #c2f45a81
 def cycle_sections(series: Series) -> list[Section]:
     "Autocorrelation, and the mean day where there are two days or more."
     lagged = curve(correlation_rows(series), "lag", ["autocorrelation"], "Autocorrelation", by="channel",
@@ -187,13 +188,13 @@ def cycle_sections(series: Series) -> list[Section]:
         sections.append(Section("The day", "Mean load by the time of day, over the mean of all.", figure=day))
     return sections
 
-# %% ../../nbs/predictor/06_figures.ipynb #6f3d63c8
+# %% ../../nbs/predictor/06_figures.ipynb #6cb9753f
 def preparation_sections(report: dict) -> list[Section]:
     "What the preparation of a trace had to say, where there was one."
     told = [{"what": name, "is": str(value)} for name, value in report.items() if not isinstance(value, list)]
     return [Section("What the preparation of the trace said", table=told)] if told else []
 
-# %% ../../nbs/predictor/06_figures.ipynb #dda854ce
+# %% ../../nbs/predictor/06_figures.ipynb #542326ca
 def facts_of(series: Series, cfg: PredictorConfig) -> dict:
     "The facts at the head of a validation report."
     train, _, _ = split_bounds(len(series), cfg.series.split)
@@ -203,7 +204,7 @@ def facts_of(series: Series, cfg: PredictorConfig) -> dict:
             "channels": ", ".join(series.channels), "begins": str(series.start),
             "windows for training": max(0, train - size + 1)}
 
-# %% ../../nbs/predictor/06_figures.ipynb #0c14446f
+# %% ../../nbs/predictor/06_figures.ipynb #01fabdfd
 def validate_series(series: Series, cfg: PredictorConfig) -> tuple[dict, list[Section]]:
     "Facts and sections of the validation report of a series. Raises UserError."
     sections = [
@@ -216,22 +217,22 @@ def validate_series(series: Series, cfg: PredictorConfig) -> tuple[dict, list[Se
         *preparation_sections(series.report)]
     return facts_of(series, cfg), sections
 
-# %% ../../nbs/predictor/06_figures.ipynb #4a40b520
+# %% ../../nbs/predictor/06_figures.ipynb #2f6baf49
 def validate(cfg: PredictorConfig) -> tuple[dict, list[Section]]:
     "Facts and sections of a validation report of `cfg.data`. Raises UserError."
     return validate_series(load_series(cfg), cfg)
 
-# %% ../../nbs/predictor/06_figures.ipynb #fd7e7d21
+# %% ../../nbs/predictor/06_figures.ipynb #2a85fd56
 def by_title(sections: list[Section]) -> dict[str, Section]:
     "Sections by their titles."
     return {section.title: section for section in sections}
 
-# %% ../../nbs/predictor/06_figures.ipynb #156dc819
+# %% ../../nbs/predictor/06_figures.ipynb #50e5f2a8
 def quantiles_of(sample: dict) -> list[str]:
     "The names of a sample's quantiles, lowest first."
     return [name for name in sample if name.startswith("quantile")]
 
-# %% ../../nbs/predictor/06_figures.ipynb #4a6219db
+# %% ../../nbs/predictor/06_figures.ipynb #1a60d1d2
 def band_rows(sample: dict, most: int = 300) -> list[dict]:
     "Truth, mean and the highest quantile of the newest `most` steps, each with its place in the split."
     top = quantiles_of(sample)[-1]
@@ -250,21 +251,18 @@ def band_figures(samples: list[dict]) -> list:
         figures.append(curve(band_rows(sample), "step", lines, title, x_title="step", y_title=" "))
     return figures
 
-# %% ../../nbs/predictor/06_figures.ipynb #7ed2b04e
-def _idle(row: dict) -> float:
-    return row["idle"]
-
+# %% ../../nbs/predictor/06_figures.ipynb #b9dc08bf
 def cost_figures(samples: list[dict]) -> list:
     "A plot for each channel: share of steps with too little capacity over idle capacity, by each way to provide."
     figures = []
     for sample in samples:
-        rows = sorted(sample["cost"], key=_idle)
+        rows = sorted(sample["cost"], key=itemgetter("idle"))
         title = f"{sample['channel']}: what capacity costs"
         figures.append(curve(rows, "idle", ["short_steps"], title, by="way", x_title="idle capacity over load",
                              y_title="steps with too little"))
     return figures
 
-# %% ../../nbs/predictor/06_figures.ipynb #941c2ac0
+# %% ../../nbs/predictor/06_figures.ipynb #1829c8bb
 def coverage_rows(samples: list[dict]) -> list[dict]:
     "For each channel and level: the share of truths at or below, at the lead."
     rows = []
@@ -276,14 +274,14 @@ def coverage_rows(samples: list[dict]) -> list[dict]:
             rows.append({"channel": sample["channel"], "level": level, "covered": below/len(truth)})
     return rows
 
-# %% ../../nbs/predictor/06_figures.ipynb #91bc7ea5
+# %% ../../nbs/predictor/06_figures.ipynb #b85bfea5
 def sweep_figure(rows: list[dict]):
     "Validation MSE over the length of the context, for shared and own maps."
     named = [row | {"maps": "one a channel" if row["individual"] else "shared"} for row in rows]
     return curve(named, "sequence_length", ["mse"], "MSE over context", by="maps", x_title="steps of context",
                  y_title="MSE")
 
-# %% ../../nbs/predictor/06_figures.ipynb #73aa0a97
+# %% ../../nbs/predictor/06_figures.ipynb #19e944d2
 def sample_sections(samples: list[dict], split: str) -> list[Section]:
     "Forecasts, the price of capacity, and coverage, of samples of a split."
     bands = "The newest steps of the split, each forecast that many steps before."
@@ -294,7 +292,7 @@ def sample_sections(samples: list[dict], split: str) -> list[Section]:
             Section("Capacity", costs, figure=cost_figures(samples)),
             Section("Coverage at the lead", shares, table=coverage_rows(samples))]
 
-# %% ../../nbs/predictor/06_figures.ipynb #8bb15317
+# %% ../../nbs/predictor/06_figures.ipynb #d131b4b3
 def figures(run: Run) -> list[Section]:
     "The sections that a run's report adds: forecasts, cost and, after an evaluation, the sweep."
     found = read_json(run/"evaluation.json") or {}

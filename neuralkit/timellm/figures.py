@@ -236,10 +236,10 @@ def judged_on(found: dict, summary: dict | None, what: str) -> str:
     split = found.get("split", "test")
     return f"Over {n:,} {what} of the {split} split." if n else ""
 
-# %% ../../nbs/timellm/06_figures.ipynb #aa40d5ff
+# %% ../../nbs/timellm/06_figures.ipynb #f726185c
 FORECASTS_TEXT = "One window of each channel, in its own units, beside the exact linear forecast."
-WORDS_TEXT = ("Which prototypes patches attend to most, and the tokens whose vectors point the same way. An untrained "
-              "table of tokens, as that of the embedded model, gives words without meaning.")
+WORDS_TEXT = ("Which prototypes patches attend to most, and the tokens whose vectors point the same way. "
+              "An untrained table of tokens, as that of the embedded model, gives words without meaning.")
 SWEEP_TEXT = ("Validation error with each window's own prompt, with another window's, "
               "and with the same one for all.")
 
