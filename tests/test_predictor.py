@@ -417,7 +417,7 @@ def test_quick_bench_measures_every_row(neuralkit, home):
     result = neuralkit("bench", "predictor", "--quick")
     assert result.status == 0, result.stderr
     rows = result.stdout.splitlines()
-    assert rows[0].split() == ["what", "ours", "theirs", "ratio", "bar", "met"] and [row.split()[0] for row in rows[1:]] == ["fit", "update", "update", "epoch", "one", "one", "prepare"]
+    assert rows[0].split() == ["what", "ours", "theirs", "ratio", "bar", "met"] and [row.split()[0] for row in rows[1:]] == ["fit", "update", "update", "update:", "epoch", "one", "one", "prepare"]
     measured = [row for row in rows[1:] if "neuralforecast" not in row and ("onnx" not in row or importlib.util.find_spec("onnxscript"))]
     assert all(" ms" in row or " s," in row for row in measured) and files(home) == {}
 

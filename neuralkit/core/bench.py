@@ -99,8 +99,8 @@ def bench_row(what: str, ours: str, theirs: str, ratio: float | None, bar: str =
     return {"what": what, "ours": ours, "theirs": theirs, "ratio": rounded, "bar": bar, "met": met}
 
 # %% ../../nbs/core/11_bench.ipynb #5c5bf9ef
-def loop_row(found: dict, most: float = 1.03) -> dict:
-    "The line of `against_bare_loop`: the Learner may take `most` times as long as a bare loop."
+def loop_row(found: dict, most: float | None = 1.03) -> dict:
+    "The line of `against_bare_loop`: the Learner may take `most` times as long as a bare loop (None: no bar)."
     ours, theirs = milliseconds(found["b"]), milliseconds(found["a"])
-    met = found["ratio"] <= most
-    return bench_row("update: Learner / bare PyTorch loop", ours, theirs, found["ratio"], f"<= {most}", met)
+    bar, met = ("", None) if most is None else (f"<= {most}", found["ratio"] <= most)
+    return bench_row("update: Learner / bare PyTorch loop", ours, theirs, found["ratio"], bar, met)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import runs, verbs
-from .config import UserError, fields, flat, names, to_yaml
+from .config import UserError, about_field, fields, flat, names, to_yaml
 from .page import column_names, format_value
 from .report import metric_columns
 from .system import SYSTEMS, System, Word, load_system
@@ -43,8 +43,7 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
         if not flags: continue
         section = name.rpartition(".")[0]
         if section not in groups: groups[section] = parser.add_argument_group(f"config: {section or 'the run'}")
-        default = "null" if defaults[name] is None else defaults[name]
-        about = _help(info.description, default)
+        about = _help(about_field(info, defaults[name]))
         groups[section].add_argument(*flags, dest=name, default=argparse.SUPPRESS, metavar="VALUE", help=about)
 
 def _help(about: str, default=None) -> str:
@@ -56,7 +55,8 @@ def _help(about: str, default=None) -> str:
 def add_words(parser: argparse.ArgumentParser, words: tuple[Word, ...]) -> None:
     "A flag for each word that a system declares for a verb."
     for word in words:
-        flags = dict.fromkeys([f"--{word.name.replace('_', '-')}", f"--{word.name}"])
+        names_of_it = [word.name.replace("_", "-"), word.name, *word.also]
+        flags = [f"--{name}" for name in dict.fromkeys(names_of_it)]
         about = _help(word.about, word.default)
         many = {"action": "extend", "nargs": "+"} if word.many else {}
         shown = {"choices": word.choices} if word.choices else {"metavar": "VALUE"}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UserError', 'Config', 'fields', 'names', 'flat', 'nested', 'parse_value', 'read_config_file', 'line_of', 'resolve',
-           'changed', 'config_hash', 'to_yaml', 'differences']
+           'changed', 'config_hash', 'to_yaml', 'choices_of', 'about_field', 'differences']
 
 # %% ../../nbs/core/00_config.ipynb #472bca27
 import difflib, hashlib, json, types, typing
@@ -220,6 +220,19 @@ def to_yaml(cfg: Config, depth: int = 0) -> str:
         note = f"  # {about}" if about else ""
         lines.append(f"{pad}{name}: {word}{note}")
     return "\n".join(lines)
+
+# %% ../../nbs/core/00_config.ipynb #b8df6d06
+def choices_of(info: FieldInfo) -> list:
+    "The words that a field may be (of a Literal, also one beside other types), none where it is free."
+    kinds = [info.annotation, *typing.get_args(info.annotation)]
+    return [word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind)]
+
+def about_field(info: FieldInfo, default) -> str:
+    "A field's own description, its choices, and `default`."
+    choices = choices_of(info)
+    default = "null" if default is None else default
+    listed = f"one of {', '.join(map(str, choices))}; " if choices else ""
+    return f"{info.description} ({listed}default: {default})"
 
 # %% ../../nbs/core/00_config.ipynb #34cb1d01
 def differences(a: dict, b: dict) -> dict[str, tuple]:

@@ -64,6 +64,7 @@ class Word:
     default: object = None
     many: bool = False          # may be given several times; the value is a list
     choices: tuple = ()
+    also: tuple[str, ...] = ()  # further names of its flag
 
 # %% ../../nbs/core/03_system.ipynb #ee73a486
 @dataclass(frozen=True)

@@ -153,7 +153,8 @@ def bare_loop_row(cfg: PredictorConfig, repeats: int) -> dict:
     accelerator = learner.accelerator
     batch = windows.batch(range(cfg.training.batch_size))
     there = {name: x.to(accelerator.device) for name, x in batch.items()}
-    return loop_row(against_bare_loop(learner.model, loss, there, cfg.training, repeats, accelerator))
+    found = against_bare_loop(learner.model, loss, there, cfg.training, repeats, accelerator)
+    return loop_row(found, None)
 
 # %% ../../nbs/predictor/07_bench.ipynb #bb1a6120
 def epoch_seconds(cfg: PredictorConfig, hours: int, repeats: int = 3) -> tuple[float, int]:

@@ -387,7 +387,7 @@ def read_every_series(data: str, cfg: SeriesConfig = SeriesConfig()) -> list[Ser
     return [as_series(pl.concat(groups), keys, channels, data) for groups in alike.values()]
 
 # %% ../../nbs/series/00_read.ipynb #0fa921f3
-SERIES_WORDS = (Word("trace", "a series up to now: what `train` takes as data (required)"),)
+SERIES_WORDS = (Word("trace", "a series up to now: what `train` takes as data (required)", also=("data",)),)
 
 def series_inputs(trace: str | Series | None = None) -> list:
     "What `predict` of a forecaster takes: one file, or one Series. Raises UserError where it is missing."

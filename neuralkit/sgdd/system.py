@@ -8,9 +8,10 @@ __all__ = ['SYSTEM']
 # %% ../../nbs/sgdd/08_system.ipynb #f2b5dd28
 from ..core.system import System
 from .bench import bench_table
-from .evaluate import TEXT_WORDS, baseline, evaluate, predict, sweep, text_inputs
+from .evaluate import baseline, evaluate, predict, sweep
 from .figures import figures, validate
 from .task import PRESETS, SGDDConfig, build, load, loss, outline
+from ..text.read import TEXT_WORDS, text_inputs
 
 # %% ../../nbs/sgdd/08_system.ipynb #de6f31a1
 SYSTEM = System(

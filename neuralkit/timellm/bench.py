@@ -189,7 +189,7 @@ def speed_row(plan: Plan, quick: bool) -> list[dict]:
 def learner_row(plan: Plan, repeats: int) -> dict:
     "The line for an update by the Learner against one by a bare loop."
     model, batch = set_up(plan.llm, plan.model, plan.batch)
-    return loop_row(against_bare_loop(model, loss, batch, TRAINING, repeats))
+    return loop_row(against_bare_loop(model, loss, batch, TRAINING, repeats), None)
 
 # %% ../../nbs/timellm/07_bench.ipynb #ab6f5576
 @torch.no_grad()

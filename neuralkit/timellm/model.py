@@ -280,14 +280,18 @@ def check(cfg: ModelConfig, prompt: PromptConfig, width: int) -> None:
     if prompt.lags > lags:
         raise UserError(f"prompt.lags {prompt.lags}: a window of {cfg.sequence_length} steps has {lags} lags")
 
+# %% ../../nbs/timellm/01_model.ipynb #c0de9a11
+def _keys(llm: nn.Module, ids: Tensor, real: Tensor, before: Past | None = None) -> Past:
+    "Keys and values that the LLM makes of token ids (batch, tokens), behind what stands `before` them."
+    x = llm.get_input_embeddings()(ids)
+    _, past = run_decoder(llm, x, real, before, keys_only=True)
+    return past
+
 # %% ../../nbs/timellm/01_model.ipynb #8bcc623d
 class TimeLLM(Describing):
     """Windows (batch, sequence_length), one channel each -> forecasts (batch, prediction_horizon), in the units
-    of the windows. Raises UserError."""
-    def __init__(self, cfg: ModelConfig,
-                 vocabulary: int,                       # tokens of the LLM
-                 width: int,                            # of its states
-                 lm: LanguageModel | None = None,       # None: for counting only
+    of the windows. `vocabulary` and `width` are the LLM's; without an `lm` it only counts. Raises UserError."""
+    def __init__(self, cfg: ModelConfig, vocabulary: int, width: int, lm: LanguageModel | None = None,
                  prompt: PromptConfig = PromptConfig()):
         check(cfg, prompt, width)
         super().__init__(cfg, vocabulary, width)
@@ -310,25 +314,20 @@ class TimeLLM(Describing):
         "The windows' prompts (ids, real), each (batch, tokens); a data loader may make them ahead of time."
         return self.prompter(context, behind=self.cfg.patches)
 
-    def _keys(self, ids: Tensor, real: Tensor, before: Past | None = None) -> Past:
-        x = self.llm.get_input_embeddings()(ids)
-        _, past = run_decoder(self.llm, x, real, before, keys_only=True)
-        return past
-
     @torch.no_grad()
     def prefix_past(self) -> Past | None:
         "Keys and values of the constant leading text, computed once; None where there is no such text."
         if not self.prompter.prefix: return None
         if self.memory.prefix is None:
             ids = torch.tensor([self.prompter.prefix], device=self.table.device)
-            self.memory.prefix = self._keys(ids, torch.ones_like(ids, dtype=torch.bool))
+            self.memory.prefix = _keys(self.llm, ids, torch.ones_like(ids, dtype=torch.bool))
         return self.memory.prefix
 
     @torch.no_grad()
     def past(self, ids: Tensor, real: Tensor) -> Past:
         "Keys and values of a batch's prompts: ids and real (batch, tokens) follow the constant leading text."
         if self.cfg.strict_compat: real = torch.ones_like(real)         # the reference attends to pads
-        return self._keys(ids, real, self.prefix_past())
+        return _keys(self.llm, ids, real, self.prefix_past())
 
     def ask(self, x: Tensor, ids: Tensor, real: Tensor) -> Tensor:
         "The LLM's states (batch, patches, width) at described patches that follow their windows' prompts."
@@ -347,8 +346,7 @@ class TimeLLM(Describing):
     def forward(self, context: Tensor, prompt: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x, mean, deviation = instance_norm(context)
         states = self.body(self.describe(x), context, prompt)
-        normalised = self.head(states[..., :self.cfg.d_ff])
-        return normalised*deviation + mean
+        return self.head(states[..., :self.cfg.d_ff])*deviation + mean
 
 # %% ../../nbs/timellm/01_model.ipynb #a8d0cfd3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -162,10 +162,7 @@ class Prompter:
     `rows` gives each window's own. With `strict` the prefix is empty, a row holds the whole text, and pads
     are the end mark on the tokenizer's own side, as in the reference."""
     def __init__(self, lm: LanguageModel, cfg: PromptConfig, length: int, horizon: int, strict: bool = False):
-        self.lm = lm
-        self.cfg = cfg
-        self.horizon = horizon
-        self.strict = strict
+        self.lm, self.cfg, self.horizon, self.strict = lm, cfg, horizon, strict
         self.prefix = [] if strict else self._constant(length)
         end = lm.tokenizer.eos_token_id
         self.pad = end if strict and end is not None else lm.pad
@@ -212,8 +209,7 @@ class Prompter:
                  multiple: int = 8,
                  behind: int = 0,           # tokens that will follow: the patches
                  ) -> tuple[Tensor, Tensor]:
-        """Ids and which of them are real, both (batch, tokens); prefix, tokens and `behind` together
-        make a multiple of `multiple`."""
+        "(ids, real) (batch, tokens); prefix, tokens and `behind` together make a multiple of `multiple`."
         rows = self.rows(context)
         length = max(len(row) for row in rows)
         if not self.strict:
