@@ -97,7 +97,7 @@ def start_draw(lengths: Tensor,          # (batch,)
     draw.free = draw.hidden.sum(1)
     return draw
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #28ef282f
+# %% ../../nbs/sgdd/03_sampling.ipynb #3d1a6b51
 @dataclass(frozen=True)
 class Rules:
     "What every step of a draw goes by."
@@ -105,13 +105,14 @@ class Rules:
     barred: Tensor                  # (ids,) that are never drawn
     generator: torch.Generator      # a CPU generator: the same draws on every device
 
+# %% ../../nbs/sgdd/03_sampling.ipynb #601ead79
 def rules_for(model: SGDDModel, cfg: SamplingConfig, never: tuple, generator: torch.Generator) -> Rules:
     "The rules of a draw; `never` are ids that are barred beside the model's own."
     own = model.decoder.table.forbidden
     others = torch.tensor(never, dtype=torch.long, device=own.device)
     return Rules(cfg, torch.cat([own, others]), generator)
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #c8bba226
+# %% ../../nbs/sgdd/03_sampling.ipynb #a2e6b4d9
 def with_and_without(model: SGDDModel, vectors: Tensor, mask: Tensor, lengths: Tensor, two: bool) -> Recalled:
     "What the decoder recalls of the meanings; where `two`, followed by the same rows without meaning."
     keep = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
@@ -123,7 +124,7 @@ def with_and_without(model: SGDDModel, vectors: Tensor, mask: Tensor, lengths: T
 def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x])
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #9d8e7005
+# %% ../../nbs/sgdd/03_sampling.ipynb #f93da806
 def hidden_states(model: SGDDModel, draw: Draw, recalled: Recalled, two: bool) -> Tensor:
     "Hidden states (positions, width) of what is hidden; where `two`, followed by the same without meaning."
     ids, real, hidden = draw.ids, draw.real, draw.hidden
@@ -131,7 +132,7 @@ def hidden_states(model: SGDDModel, draw: Draw, recalled: Recalled, two: bool) -
     if not two: return model(ids, real, rate, recalled.first(len(ids)), hidden)
     return model(_twice(ids), _twice(real), _twice(rate), recalled, _twice(hidden))
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #6ca42e53
+# %% ../../nbs/sgdd/03_sampling.ipynb #1305b665
 def scores_of(table: TokenTable,
               states: tuple[Tensor, ...],    # (rows, width): with meaning, and where guided the same without
               w: float,                      # guidance
@@ -142,7 +143,7 @@ def scores_of(table: TokenTable,
     guided = torch.lerp(scores[1], scores[0], 1 + w) if w else scores[0]
     return guided.index_fill_(-1, barred, -torch.inf)
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #d9a007da
+# %% ../../nbs/sgdd/03_sampling.ipynb #e9fc8cf0
 def likeliest(scores: Tensor, block: int = 64) -> Tensor:
     "argmax over the last dimension of (rows, vocabulary), in two stages: on CPUs `amax` is many times as fast."
     if scores.shape[1] % block or scores.is_cuda: return scores.argmax(-1)
@@ -151,7 +152,7 @@ def likeliest(scores: Tensor, block: int = 64) -> Tensor:
     inside = blocks[torch.arange(len(scores)), best].argmax(-1)
     return best*block + inside
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #223ca286
+# %% ../../nbs/sgdd/03_sampling.ipynb #99937ef4
 def confidence(scores: Tensor, chosen: Tensor) -> Tensor:
     "Log-probability (rows,) of the chosen tokens, the likeliest of each row. Uses up `scores` (rows, vocabulary)."
     best = scores.gather(-1, chosen[:, None])
@@ -176,7 +177,7 @@ def gumbel(shape: tuple, generator: torch.Generator, device) -> Tensor:
     u = torch.rand(shape, generator=generator).clamp(1e-9, 1 - 1e-7)
     return -torch.log(-torch.log(u)).to(device)
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #d689c96d
+# %% ../../nbs/sgdd/03_sampling.ipynb #614ed793
 def draw_tokens(logp: Tensor,           # (rows, vocabulary) log-probabilities
                 temperature: float,     # 0 takes the likeliest
                 generator: torch.Generator,
@@ -186,14 +187,14 @@ def draw_tokens(logp: Tensor,           # (rows, vocabulary) log-probabilities
     noise = gumbel(logp.shape, generator, logp.device)
     return likeliest(logp + temperature*noise)
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #a5e26b8b
+# %% ../../nbs/sgdd/03_sampling.ipynb #7ac2196c
 @dataclass(frozen=True)
 class Guess:
     "A token for each hidden position, and how sure it is."
     tokens: Tensor     # (rows,) ids
     surety: Tensor     # (rows,)
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #309a79cf
+# %% ../../nbs/sgdd/03_sampling.ipynb #f8522343
 def choose_tokens(scores: Tensor, cfg: SamplingConfig, generator: torch.Generator) -> Guess:
     "The token of each row of scores (rows, vocabulary), which may be used up."
     noise = torch.rand(len(scores), generator=generator).to(scores.device)
@@ -204,7 +205,7 @@ def choose_tokens(scores: Tensor, cfg: SamplingConfig, generator: torch.Generato
     tokens = draw_tokens(logp, cfg.temperature, generator)
     return Guess(tokens, surety(logp, tokens, cfg.order, noise))
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #dadfa383
+# %% ../../nbs/sgdd/03_sampling.ipynb #9176c956
 def guess(table: TokenTable,
           states: Tensor,      # (positions, width); with guidance followed by the same without meaning
           w: float,
@@ -221,7 +222,7 @@ def guess(table: TokenTable,
         sure.append(found.surety)
     return Guess(torch.cat(tokens), torch.cat(sure))
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #de451eb3
+# %% ../../nbs/sgdd/03_sampling.ipynb #916f401b
 def shaken(sure: Tensor, step: int, rules: Rules) -> Tensor:
     "Surety (positions,) with the Gumbel noise of a step, annealed to none at the last."
     if not rules.cfg.order_temperature: return sure
@@ -243,7 +244,7 @@ def reveal(ids: Tensor,       # (batch, tokens)
     rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return torch.where((rank < settle[:, None]) & hidden, written, ids)
 
-# %% ../../nbs/sgdd/03_sampling.ipynb #200adb05
+# %% ../../nbs/sgdd/03_sampling.ipynb #efad1f28
 def refine(model: SGDDModel, draw: Draw, recalled: Recalled, settle: Tensor, step: int, rules: Rules) -> None:
     "Take `draw` one step further: `settle` (batch,) tokens of each row come out of hiding."
     w = guidance_at(rules.cfg, step)
