@@ -145,7 +145,8 @@ class Validate(Callback):
         if due(learner, self.every): self.validate(learner)
 
     def end(self, learner: Learner) -> None:
-        if self.best is None: self.validate(learner)
+        asked_to_stop = learner.stop == "signal"               # it will go on: this is not its end
+        if self.best is None and not asked_to_stop: self.validate(learner)
 
     def validate(self, learner: Learner) -> None:
         "Judge now."
