@@ -88,7 +88,8 @@ class Log(Callback):
 
     def close_window(self, learner: Learner) -> None:
         "Tell the means since the last row."
-        done, self.window = self.window, Window()
+        done = self.window
+        self.window = Window()
         means = done.means() | {"lr": learner.now["lr"]}
         seconds = max(1e-9, learner.seconds - self.told)
         self.told = learner.seconds

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERBS', 'ARGUMENTS', 'USAGE', 'spellings', 'add_fields', 'add_words', 'value_of', 'values_of', 'Parser', 'leading',
            'system_argument', 'run_argument', 'add_config', 'changes', 'settings', 'cell_text', 'print_table', 'verb',
-           'systems_command', 'config_command', 'describe_command', 'data_command', 'prepare_command',
+           'systems_command', 'config_command', 'describe_command', 'prepare_command', 'data_command',
            'validate_command', 'train_command', 'print_evaluation', 'evaluate_command', 'show_lines', 'show_table',
            'predict_command', 'export_command', 'report_command', 'reproduce_command', 'with_figures', 'runs_command',
            'bench_command', 'overview', 'run_command', 'complain', 'show_warning', 'main']
@@ -31,7 +31,7 @@ def spellings(name: str, config: type, taken) -> list[str]:
     known = [f"--{alias}" for alias, dotted in names(config).items() if dotted == name]
     free = [flag for flag in known if flag not in taken]
     both = {*free, *(flag.replace("_", "-") for flag in free)}
-    return sorted(both, key=lambda flag: ("-" in flag[2:], len(flag)))
+    return sorted(both, key=lambda flag: ("-" in flag[2:], len(flag)))      # underscores first, then the short ones
 
 # %% ../../nbs/core/13_cli.ipynb #eef64ec9
 def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
@@ -193,14 +193,7 @@ def describe_command(parser, words):
         print_table(verbs.describe(args.system, **own, **settings(args, system)))
     return go
 
-# %% ../../nbs/core/13_cli.ipynb #b1dc8336
-@verb("data", "read, split and cache a data set, and say what came of it; `data prepare` turns raw records into one")
-def data_command(parser, words):
-    if words[:1] == ["prepare"]: return prepare_command(parser, words[1:])
-    system = system_argument(parser, words)
-    add_config(parser, system)
-    return lambda args: print_table(verbs.data_table(args.system, **settings(args, system)))
-
+# %% ../../nbs/core/13_cli.ipynb #f4ff80fe
 def prepare_command(parser, words):
     "`data prepare SYSTEM`: raw records into what `data` takes; for a system without such records, as `data SYSTEM`."
     parser.add_argument("prepare", choices=["prepare"])
@@ -211,13 +204,21 @@ def prepare_command(parser, words):
     add_config(parser, system)
     return lambda args: print_table(verbs.data_table(args.system, **settings(args, system)))
 
+# %% ../../nbs/core/13_cli.ipynb #b1dc8336
+@verb("data", "read, split and cache a data set, and say what came of it; `data prepare` turns raw records into one")
+def data_command(parser, words):
+    if words[:1] == ["prepare"]: return prepare_command(parser, words[1:])
+    system = system_argument(parser, words)
+    add_config(parser, system)
+    return lambda args: print_table(verbs.data_table(args.system, **settings(args, system)))
+
 # %% ../../nbs/core/13_cli.ipynb #2d4451ad
 @verb("validate", "look at a data set before training: validation_report.html")
 def validate_command(parser, words):
     system = system_argument(parser, words)
     parser.add_argument("--out", help=verbs.WORDS["out"])
     add_config(parser, system)
-    return lambda args: print(verbs.validate(args.system, out=args.out, **settings(args, system)))
+    return lambda args: print(verbs.validate(args.system, out=args.out, **settings(args, system)).page)
 
 # %% ../../nbs/core/13_cli.ipynb #691b791b
 @verb("train", "train a system; leaves a run folder with a report")
@@ -300,6 +301,7 @@ def export_command(parser, words):
     parser.add_argument("--out", metavar="FILE", help="where it goes (default: RUN/export/model.pt or .onnx)")
     return lambda args: print(verbs.export(args.run, args.format, args.out, args.checkpoint))
 
+# %% ../../nbs/core/13_cli.ipynb #9cfcb143
 @verb("report", "write RUN/report.html anew from the run folder")
 def report_command(parser, words):
     parser.add_argument("run", metavar="RUN", help=verbs.WORDS["run"])

@@ -224,9 +224,12 @@ def to_yaml(cfg: Config, depth: int = 0) -> str:
 # %% ../../nbs/core/00_config.ipynb #b8df6d06
 def choices_of(info: FieldInfo) -> list:
     "The words that a field may be (of a Literal, also one beside other types), none where it is free."
-    kinds = [info.annotation, *typing.get_args(info.annotation)]
-    return [word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind)]
+    words = []
+    for kind in (info.annotation, *typing.get_args(info.annotation)):
+        if typing.get_origin(kind) is typing.Literal: words += typing.get_args(kind)
+    return words
 
+# %% ../../nbs/core/00_config.ipynb #29be557a
 def about_field(info: FieldInfo, default) -> str:
     "A field's own description, its choices, and `default`."
     choices = choices_of(info)

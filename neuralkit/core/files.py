@@ -47,6 +47,23 @@ def file_hash(data: str) -> str | None:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
+# %% ../../nbs/core/02_files.ipynb #39d5f80b
+def _must_hold_something(path: Path) -> None:
+    "Raises UserError for what is missing, a folder or empty."
+    if path.is_dir(): raise UserError(f"{path} is a folder; a readable file was expected")
+    if not path.is_file(): raise UserError(f"{path} is missing; a readable file was expected")
+    if path.stat().st_size == 0: raise UserError(f"{path} is empty (0 bytes)")
+
+def _decoded(line: bytes, n: int) -> tuple[str, str | None]:
+    "Line `n` as text, broken letters as U+FFFD; and the first thing that is wrong with its bytes, or None."
+    encoding = "utf-8-sig" if n == 1 else "utf-8"          # the first line may begin with a byte order mark
+    try: return line.decode(encoding), None
+    except UnicodeDecodeError as e: return line.decode(encoding, "replace"), f"{e.reason} at byte {e.start + 1}"
+
+def _too_broken(text: str, n: int, mended: int) -> bool:
+    "Is this another encoding: one letter in 20 of a line, or one line in 5 of the `n` so far, had to be mended."
+    return text.count("\ufffd") > 1 + len(text)//20 or mended > 1 + n//5
+
 # %% ../../nbs/core/02_files.ipynb #c1279e31
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     "Numbered lines of a UTF-8 file; a few broken letters become U+FFFD, with a warning. Raises UserError."
@@ -55,26 +72,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     with open(path, "rb") as f:
         for n, line in enumerate(f, 1):
             if b"\0" in line: raise UserError(f"{path} line {n}: not text but binary data (a zero byte)")
-            encoding = "utf-8-sig" if n == 1 else "utf-8"          # the first line may begin with a byte order mark
-            try: text = line.decode(encoding)
-            except UnicodeDecodeError as e:
-                text = line.decode(encoding, "replace")
+            text, flaw = _decoded(line, n)
+            if flaw:
                 mended += 1
                 if _too_broken(text, n, mended):
-                    reason = f"{e.reason} at byte {e.start + 1}"
-                    raise UserError(f"{path} line {n}: not UTF-8 text ({reason}); save it as UTF-8") from None
+                    raise UserError(f"{path} line {n}: not UTF-8 text ({flaw}); save it as UTF-8")
             yield n, text.rstrip("\r\n")
     if mended: warnings.warn(f"{path}: {mended} lines hold bytes that are not UTF-8; each was replaced by U+FFFD")
-
-def _must_hold_something(path: Path) -> None:
-    "Raises UserError for what is missing, a folder or empty."
-    if path.is_dir(): raise UserError(f"{path} is a folder; a readable file was expected")
-    if not path.is_file(): raise UserError(f"{path} is missing; a readable file was expected")
-    if path.stat().st_size == 0: raise UserError(f"{path} is empty (0 bytes)")
-
-def _too_broken(text: str, n: int, mended: int) -> bool:
-    "Is this another encoding: one letter in 20 of a line, or one line in 5 of the `n` so far, had to be mended."
-    return text.count("\ufffd") > 1 + len(text)//20 or mended > 1 + n//5
 
 # %% ../../nbs/core/02_files.ipynb #e458c5c5
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:

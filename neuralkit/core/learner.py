@@ -51,7 +51,8 @@ class Batches:
 
     def of_epoch(self, epoch: int, start: int, ahead: Executor) -> Iterator[Group]:
         "The groups of one epoch from batch `start` on."
-        order, made = self.order(epoch), []
+        order = self.order(epoch)
+        made = []                                # of the group under way
         for i, batch in self.made_ahead(order, epoch, start, ahead):
             made.append(batch)
             if i + 1 == len(order) or len(made) == self.training.accumulation:
@@ -125,7 +126,7 @@ class OneProcess:
 
 # %% ../../nbs/core/06_learner.ipynb #a7c1d2e4
 def at_work(accelerator, device: torch.device):
-    "The accelerator where there are several processes or autocast, else the stand-in on its device (None: on `device`)."
+    "The accelerator where there are several processes or autocast, else the stand-in on its device or `device`."
     if accelerator is None: return OneProcess(device)
     if accelerator.num_processes > 1 or accelerator.mixed_precision != "no": return accelerator
     return OneProcess(accelerator.device)
@@ -347,7 +348,8 @@ def mean_losses(loss: Callable, model: nn.Module, split: Split, batch_size: int,
     "Mean of every loss over a split, or over `limit` of its examples, evenly drawn."
     n = min(limit or len(split), len(split))
     chosen = [i*len(split)//n for i in range(n)]
-    device, totals = device_of(model), {}
+    device = device_of(model)
+    totals = {}                                          # name -> (sum, count) so far
     for start in range(0, n, batch_size):
         batch = split.batch(chosen[start:start + batch_size], generator_for(seed, -1, start))
         batch = {name: v.to(device) for name, v in batch.items()}

@@ -23,7 +23,8 @@ from .page import Section, write_report
 # %% ../../nbs/core/10_report.ipynb #f424bcce
 def log_lines(path: Path) -> list[dict]:
     "The rows of a metrics.jsonl as they stand, a torn last line left out. Raises UserError with file and line."
-    rows, lines = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = []
     for number, text in enumerate(lines, 1):
         try: row = json.loads(text) if text.strip() else None
         except json.JSONDecodeError as e:

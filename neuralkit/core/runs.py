@@ -214,8 +214,10 @@ def open_run(name) -> Run:
     "The run that `name` (a path, a folder's name, `last`, or `<system>/last`) means. Raises UserError."
     path = Path(name).expanduser()
     if (path/"manifest.json").exists(): return Run(path.resolve())
-    *system, wanted = str(name).strip("/").split("/")
-    runs = find_runs(*system[-1:])
+    parts = str(name).strip("/").split("/")
+    wanted = parts[-1]
+    system = parts[-2] if len(parts) > 1 else "*"
+    runs = find_runs(system)
     if wanted != "last":
         runs = [run for run in runs if run.path.name == wanted]
     if runs: return runs[-1]

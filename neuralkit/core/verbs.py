@@ -9,7 +9,8 @@ __all__ = ['WORDS', 'FORMATS', 'TIMINGS', 'config_of', 'config_of_run', 'check_p
            'fit_until_stopped', 'figures_on', 'conclude', 'run_to_the_end', 'new_job', 'train_here', 'config_to_train',
            'train', 'Trained', 'load_run', 'predict', 'plain_name', 'output_folder', 'plain_columns', 'as_csv',
            'keep_prediction', 'sweep_rows', 'evaluate', 'write_torchscript', 'write_onnx', 'Format',
-           'refuse_difference', 'export', 'validate', 'parameter_table', 'describe', 'data_table', 'reproduce']
+           'refuse_difference', 'export', 'Validation', 'validate', 'parameter_table', 'describe', 'data_table',
+           'reproduce']
 
 # %% ../../nbs/core/12_verbs.ipynb #0b35f0ed
 import contextlib
@@ -34,7 +35,7 @@ from .checkpoint import Snapshot, load_trainable, newest_checkpoint, weights_of
 from .config import Config, UserError, config_hash, differences, flat, names, resolve
 from .learner import Batches, Learner, mean_losses, restore
 from .optim import TrainingConfig
-from .page import write_report
+from .page import Section, write_report
 from .report import run_notices, run_report
 from .runs import (Run, claim_notebook, create_run, find_runs, open_run, read_json, runs_root, utc,
                                  write_atomic, write_json)
@@ -543,10 +544,22 @@ def _write_checked(form: Format, deployed: nn.Module, example: Tensor, path: Pat
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
+# %% ../../nbs/core/12_verbs.ipynb #b1d2e301
+@dataclass(frozen=True)
+class Validation:
+    "What was found out about a data set, and the page that shows it."
+    page: Path
+    facts: dict
+    sections: list[Section]
+
+    def part(self, title: str) -> Section:
+        "The section of this title."
+        return next(section for section in self.sections if section.title == title)
+
 # %% ../../nbs/core/12_verbs.ipynb #77338610
 def validate(system: str, preset: str | None = None, config: str | None = None, out: str | None = None,
-             **overrides) -> Path:
-    "Write validation_report.html about a data set: runs/<system>/validation-<name>/ or `out`. Raises UserError."
+             **overrides) -> Validation:
+    "Write validation_report.html about a data set, into runs/<system>/validation-<name>/ or `out`. Raises UserError."
     known, cfg = load_system(system), config_of(system, preset, config, **overrides)
     facts, sections = known.validate(cfg)
     stem = plain_name(Path(cfg.data).stem or cfg.data).strip("-")
@@ -554,7 +567,8 @@ def validate(system: str, preset: str | None = None, config: str | None = None, 
     claim_notebook(folder/"validate.ipynb")
     title = f"{system} · validation of {cfg.data}"
     notices = _generated_notice(facts, cfg.data)
-    return write_report(folder/"validation_report.html", title, known.about, facts, sections, notices)
+    page = write_report(folder/"validation_report.html", title, known.about, facts, sections, notices)
+    return Validation(page, facts, sections)
 
 def _generated_notice(facts: dict, data: str) -> list[str]:
     if facts.get("kind") != "generated": return []

@@ -99,6 +99,7 @@ def pinball_maps(x: Tensor,          # (window, place)
     start = _start(mean/spread, missed/spread, levels)
     q = levels.repeat_interleave(y.shape[1])
     maps = alternate(a, factor, goal, q, start, rounds, relax)
+    # from (place + 1, level x step ahead), each step in units of its error, to (level, step ahead, place + 1)
     return (maps.unflatten(1, (len(levels), -1))*spread).permute(1, 2, 0)
 
 # %% ../../nbs/predictor/03_exact.ipynb #fe516bc8
@@ -122,8 +123,6 @@ def relative_windows(part: Windows, channels: list[int], subtract_last: bool) ->
     return rows[:, :part.context], rows[:, part.context:]
 
 # %% ../../nbs/predictor/03_exact.ipynb #a63badd7
-QUANTILE_STRENGTHS = (1e-4, 1e-3, 1e-2, .1, 1., 10.)      # per window, in units of the scaled series
-
 @dataclass(frozen=True)
 class TriedMaps:
     "Maps to the quantiles, the ridge that made them, and how they do on validation."
@@ -131,7 +130,12 @@ class TriedMaps:
     maps: Tensor       # (level, step ahead, place + 1)
     loss: float        # pinball, on validation
 
+def _least_loss(tried: list[TriedMaps]) -> TriedMaps:
+    return min(tried, key=lambda maps: maps.loss)
+
 # %% ../../nbs/predictor/03_exact.ipynb #6bb0671a
+QUANTILE_STRENGTHS = (1e-4, 1e-3, 1e-2, .1, 1., 10.)      # per window, in units of the scaled series
+
 def try_strengths(train: Windows, valid: Windows, channels: list[int], cfg: ModelConfig) -> list[TriedMaps]:
     "Maps that some channels share, for each strength of the ridge."
     x, y = relative_windows(train, channels, cfg.subtract_last)
@@ -144,15 +148,12 @@ def try_strengths(train: Windows, valid: Windows, channels: list[int], cfg: Mode
     return tried
 
 # %% ../../nbs/predictor/03_exact.ipynb #0b606843
-def _least_loss(tried: list[TriedMaps]) -> TriedMaps:
-    return min(tried, key=lambda maps: maps.loss)
-
 def solve_quantiles(model: Predictor, train: Windows, valid: Windows, cfg: ModelConfig) -> dict:
     "Write the best maps into `model.heads`; returns the strength of each one's ridge, chosen on validation."
     channels = list(range(model.offsets.shape[0]))
     groups = [[c] for c in channels] if cfg.individual else [channels]
     best = [_least_loss(try_strengths(train, valid, group, cfg)) for group in groups]
-    rows = [tried.maps.transpose(0, 1).flatten(0, 1) for tried in best]      # step ahead x level, as in the model
+    rows = [tried.maps.transpose(0, 1).flatten(0, 1) for tried in best]      # rows: step ahead x level
     maps = torch.stack(rows).to(model.offsets)
     write_linear(model.heads, maps[..., :-1], maps[..., -1])
     return {"quantile_strengths": [tried.strength for tried in best]}

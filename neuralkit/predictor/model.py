@@ -115,8 +115,8 @@ SORTED = 2e7      # numbers sorted for a calibration along a whole split: second
 
 def _windows_apart(windows: int, sorted_each: int) -> int:
     "How many windows share their offsets: 20 to 1000 calibrations, as many as SORTED allows."
-    times = max(20, min(1000, SORTED//sorted_each))
-    return math.ceil(windows/times)
+    calibrations = max(20, min(1000, SORTED//sorted_each))
+    return math.ceil(windows/calibrations)
 
 def rolling_offsets(scores: Tensor,     # (window, channel, horizon, level or 1): of all windows in order of time
                     first: int,         # the first window that is forecast
@@ -127,10 +127,10 @@ def rolling_offsets(scores: Tensor,     # (window, channel, horizon, level or 1)
     every = _windows_apart(len(scores) - first, window*scores[0].numel())
     made = []
     for i in range(first, len(scores), every):
-        known = max(1, i - horizon + 1)
+        known = max(1, i - horizon + 1)         # scores whose truth has come when window i is forecast; one at least
         offsets = offsets_of(scores[max(0, known - window):known], levels)
-        alike = min(every, len(scores) - i)
-        made.append(offsets.expand(alike, *offsets.shape))
+        sharing = min(every, len(scores) - i)   # windows that use these offsets
+        made.append(offsets.expand(sharing, *offsets.shape))
     return torch.cat(made)
 
 # %% ../../nbs/predictor/02_model.ipynb #4d792c9f

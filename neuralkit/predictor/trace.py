@@ -229,6 +229,7 @@ def _from_text(text: pl.Expr, form: str) -> pl.Expr:
     start = text.str.slice(0, 19).str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us")
     tail = text.str.slice(19)
     fraction = pl.when(tail == "").then(0.).otherwise(tail.cast(pl.Float64, strict=False))
+    # a seventh digit is cut off; .001 lifts 979959.9999, a rounding of 979960, back over the edge
     rest = (fraction*MICRO + .001).floor().cast(pl.Int64, strict=False)
     return pl.when(fraction.is_between(0, 1, closed="left")).then(start + rest)
 
@@ -414,7 +415,7 @@ def row_hash(columns: list[str],
              ) -> pl.Expr:
     "64 bits of a whole row."
     parts = []
-    for number, odd in zip(numbers.values(), ODD):
+    for number, odd in zip(numbers.values(), ODD):       # a trace has five columns of numbers at most
         bits = number.cast(pl.Int64, strict=False).reinterpret(signed=False)
         parts.append(bits*pl.lit(odd, pl.UInt64))
     for seed, name in enumerate(columns):
@@ -718,14 +719,18 @@ def _warn_of_future(trace: Trace, tally: Tally, now: int | None) -> None:
     when = moment(now, True)
     warnings.warn(f"{trace.path}: {tally.future} rows lie in the future, after {when} UTC, and were left out")
 
+def _step_microseconds(step: float) -> int:
+    "A step of seconds in microseconds. Raises UserError where it is no length of time that makes sense."
+    if not (math.isfinite(step) and .001 <= step <= 31*86400):
+        raise UserError(f"step is {step}; seconds from 0.001 to a month were expected")
+    return round(step*MICRO)
+
 def prepare_trace(path,
                   step: float = 60.,               # seconds
                   now: datetime | None = None,     # None: this moment
                   ) -> tuple[pl.DataFrame, dict]:
     "(frame, report) of a trace, a row a step: time, requests, input_tokens, output_tokens. Raises UserError."
-    if not (math.isfinite(step) and .001 <= step <= 31*86400):
-        raise UserError(f"step is {step}; seconds from 0.001 to a month were expected")
-    us = round(step*MICRO)
+    us = _step_microseconds(step)
     trace = open_trace(path)
     today = _microseconds_now(now) if trace.dated else None
     tally = read_trace(trace, us, today)

@@ -131,13 +131,14 @@ def smoothing_states(values: Tensor,            # (time, channel)
                      period: int) -> Iterator[Smoothing]:
     "The state after each step; `seasons` is one tensor that goes on changing."
     y = values.double()
-    a, b, g = constants.double()
-    level, slope, seasons = _first_state(y, a.shape[0], period)
+    alpha, beta, gamma = constants.double()                # each (choice, channel or 1)
+    level, slope, seasons = _first_state(y, len(alpha), period)
     for t in range(len(y)):
-        before, season = level, seasons[..., t % period]
-        level = a*(y[t] - season) + (1 - a)*(level + DAMPING*slope)
-        slope = b*(level - before) + (1 - b)*DAMPING*slope
-        if period > 1: seasons[..., t % period] = g*(y[t] - level) + (1 - g)*season
+        level_before = level
+        season = seasons[..., t % period]                  # of one period ago
+        level = alpha*(y[t] - season) + (1 - alpha)*(level + DAMPING*slope)
+        slope = beta*(level - level_before) + (1 - beta)*DAMPING*slope
+        if period > 1: seasons[..., t % period] = gamma*(y[t] - level) + (1 - gamma)*season
         yield Smoothing(level, slope, seasons)
 
 # %% ../../nbs/series/03_forecast.ipynb #10d7624e
@@ -223,13 +224,13 @@ def naive_forecasts(values: Tensor,     # (time, channel), scaled
 
 # %% ../../nbs/series/03_forecast.ipynb #505513e5
 def _step_row(series: Series, h: int,
-              step: list[list[float]],       # (channel, 1 + level)
+              expected: list[list[float]],   # (channel, 1 + level): the mean, then quantiles
               levels: Sequence[float]) -> dict:
     "One row: which step to come, and each channel's mean and quantiles."
     time = series.time(len(series) + h)
     if isinstance(time, datetime): time = time.isoformat()
     row = {"series": series.source.name, "time": time, "step_ahead": h + 1}
-    for name, (mean, *quantiles) in zip(series.channels, step):
+    for name, (mean, *quantiles) in zip(series.channels, expected):
         row[name] = round(mean, 4)
         for q, value in zip(levels, quantiles): row[f"{name} {q:g}"] = round(value, 4)
     return row
@@ -238,7 +239,7 @@ def forecast_rows(series: Series,
                   forecast: Tensor,      # (horizon, channel, 1 + level): the mean, then quantiles
                   levels: Sequence[float] = (), shown: int = 200) -> list[dict]:
     "One row for each step after the end of `series`, in its units; the first has the newest values as `past`."
-    rows = [_step_row(series, h, step, levels) for h, step in enumerate(forecast.tolist())]
+    rows = [_step_row(series, h, expected, levels) for h, expected in enumerate(forecast.tolist())]
     newest = series.values[-shown:]
     rows[0]["past"] = {}
     for c, name in enumerate(series.channels):

@@ -282,16 +282,21 @@ def fit_linear(train: Tensor,          # (time, channel): scaled training part
     map, are chosen."""
     grams = training_grams(train, context + horizon, stride, together=not individual)
     if subtract_last: grams = relative_to(*grams, context - 1)
-    tried = shared_maps(grams, context, strengths, judge)
+    tried = _tried_maps(grams, context, strengths, judge, individual)
     best = best_of(tried)
-    if individual and len(grams.gram) > 1:
-        pulls = (*strengths[::2], 10., 100., 1000.)
-        tried += pulled_maps(grams, context, best, pulls, judge)
-        best = best_of(tried)
     weight, bias = best.weight, best.bias
-    if individual: weight, bias = weight.expand(train.shape[1], -1, -1), bias.expand(train.shape[1], -1)
-    tried = [candidate.record() for candidate in tried]
-    return weight.float(), bias.float(), best.record() | {"tried": tried}
+    if individual:                                          # the shared map may have won: then each channel has it
+        channels = train.shape[1]
+        weight, bias = weight.expand(channels, -1, -1), bias.expand(channels, -1)
+    chosen = best.record() | {"tried": [candidate.record() for candidate in tried]}
+    return weight.float(), bias.float(), chosen
+
+def _tried_maps(grams: Grams, context: int, strengths, judge: Callable, individual: bool) -> list[Candidate]:
+    "The shared maps and, where channels may have maps of their own, those pulled towards the best shared one."
+    tried = shared_maps(grams, context, strengths, judge)
+    if not individual or len(grams.gram) == 1: return tried
+    pulls = (*strengths[::2], 10., 100., 1000.)
+    return tried + pulled_maps(grams, context, best_of(tried), pulls, judge)
 
 # %% ../../nbs/series/02_linear.ipynb #63290205
 @torch.no_grad()

@@ -72,7 +72,7 @@ def here() -> torch.device:
 
 # %% ../../nbs/sgdd/07_bench.ipynb #9ec0ec55
 def on(device: torch.device, batch: dict) -> dict:
-    "A batch on a device."
+    "The same batch with its tensors on `device`."
     return {name: x.to(device) for name, x in batch.items()}
 
 # %% ../../nbs/sgdd/07_bench.ipynb #50dcf40e
@@ -103,7 +103,7 @@ def raced(model: SGDDModel, ours: Callable, theirs: Callable, batch: dict,
 
 # %% ../../nbs/sgdd/07_bench.ipynb #af105431
 def gradient(model: SGDDModel, total: Tensor) -> Tensor:
-    "The gradient of `total` as one vector."
+    "The gradient of `total` with respect to all trained weights, as one vector."
     model.zero_grad()
     total.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -175,11 +175,12 @@ def bare_loop(cfg: SGDDConfig = PRESETS["default"], texts: int = 32, tokens: int
 def floor_of(turns: list[list[float]],      # seconds of a step and of the product, one row a turn
              step_flops: float, product_flops: float) -> dict[str, float]:
     "Operations of a step, the machine's rate, the least time possible, and the share it is of the step."
+    steps = [step for step, _ in turns]
     rates = [product_flops/product for _, product in turns]
-    shares = [step_flops/rate/step for (step, _), rate in zip(turns, rates)]
+    shares = [step_flops/rate/step for step, rate in zip(steps, rates)]
     rate = statistics.median(rates)
     return {"gflop": step_flops/1e9, "gflop_per_s": rate/1e9,
-            "step_s": statistics.median(step for step, _ in turns), "floor_s": step_flops/rate,
+            "step_s": statistics.median(steps), "floor_s": step_flops/rate,
             "share": statistics.median(shares), "low": min(shares), "high": max(shares)}
 
 # %% ../../nbs/sgdd/07_bench.ipynb #28dcff17
@@ -201,10 +202,11 @@ def size(module: nn.Module) -> int:
 # %% ../../nbs/sgdd/07_bench.ipynb #eca3f81a
 def equal_shape(model: SGDDModel, tokens: int) -> tuple[int, int]:
     "Layers, and width of the feed-forward part, of a GPT-2 with our vocabulary, width and (nearly) parameter count."
-    w, rows = model.cfg.width, model.decoder.table.rows.num_embeddings
-    left = size(model) - rows*w - (tokens + 1)*w
-    layers = max(1, round(left/(12*w*w)))
-    inner = max(8, round((left/layers - 4*w*w)/(2*w)))
+    w = model.cfg.width
+    rows = model.decoder.table.rows.num_embeddings
+    in_layers = size(model) - rows*w - (tokens + 1)*w               # what the two tables leave
+    layers = max(1, round(in_layers/(12*w*w)))                      # 4ww + 2wf with f = 4w
+    inner = max(8, round((in_layers/layers - 4*w*w)/(2*w)))
     return layers, inner
 
 # %% ../../nbs/sgdd/07_bench.ipynb #0c674a3a
@@ -269,8 +271,8 @@ def crossover(batches: list[int], ratios: list[float]) -> float | None:
     "The batch size at which theirs / ours falls through 1; None where it does not within what was measured."
     points = [(math.log(batch), math.log(ratio)) for batch, ratio in sorted(zip(batches, ratios))]
     for (x0, y0), (x1, y1) in zip(points, points[1:]):
-        if y0 > 0 >= y1:
-            return math.exp(x0 + (x1 - x0)*y0/(y0 - y1))
+        falls_through = y0 > 0 >= y1
+        if falls_through: return math.exp(x0 + (x1 - x0)*y0/(y0 - y1))
     return None
 
 # %% ../../nbs/sgdd/07_bench.ipynb #6b22c950

@@ -6,7 +6,7 @@
 __all__ = ['PHASE_READERS', 'TextConfig', 'Pieces', 'special_ids', 'pieces_to_keep', 'piece_counts', 'pruned', 'fit_pieces',
            'pool', 'Vectors', 'compute_vectors', 'vectors_of', 'encoder_for', 'TextSplit', 'sentences', 'draw',
            'Corpus', 'units', 'texts_and_splits', 'pairs_and_splits', 'standardisation', 'encode_pairs', 'pieces_of',
-           'load_data']
+           'encode_splits', 'load_data']
 
 # %% ../../nbs/sgdd/01_data.ipynb #16c2ec53
 import json, re
@@ -136,7 +136,8 @@ def fit_pieces(encoder: SemanticEncoder, texts: list[str], size: int | None) -> 
                         f"{spec['model']['type']}; set it to null")
     used = piece_counts(encoder, texts)
     kept = pieces_to_keep(spec["model"]["vocab"], special, used, size)
-    return _pieces(pruned(spec, kept), kept, [kept.index(i) for i in special])
+    new_special = [kept.index(i) for i in special]                  # a piece's new id is its place among the kept
+    return _pieces(pruned(spec, kept), kept, new_special)
 
 def _plain_spec(encoder: SemanticEncoder) -> dict:
     spec = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
@@ -226,8 +227,8 @@ class TextSplit:
     def batch(self, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
         """ids, real (batch, tokens): targets with their end mark; vectors, mask (batch, K, ...): the meaning;
         time (batch,), scores (batch, tokens), keep (batch,): all the chance that the loss needs."""
-        rows = [torch.tensor(self.targets[i] + [self.pieces.end]) for i in indices]
-        ids = pad_sequence(rows, batch_first=True, padding_value=self.pieces.pad)
+        ended = [torch.tensor(self.targets[i] + [self.pieces.end]) for i in indices]
+        ids = pad_sequence(ended, batch_first=True, padding_value=self.pieces.pad)
         lengths = torch.tensor([self.lengths[i] for i in indices])
         real = torch.arange(ids.shape[1]) < lengths[:, None]
         vectors, mask = self.vectors.padded(indices)
@@ -340,6 +341,18 @@ def pieces_of(fitted: dict, encoder: SemanticEncoder) -> Pieces:
                         f"has {theirs}; take that run's encoder")
     return Pieces(fitted["pieces"])
 
+# %% ../../nbs/sgdd/01_data.ipynb #9f15f2c0
+def encode_splits(data: str,          # as the config names it, for the message
+                  corpus: Corpus, pieces: Pieces, cfg: TextConfig) -> dict[str, tuple[list, list]]:
+    "Sources and targets of each split as pieces. Raises UserError where a split has none."
+    encoded = {}
+    for name in corpus.sides:
+        encoded[name] = encode_pairs(corpus.side(name), pieces, cfg)
+        if not encoded[name][0]:
+            raise UserError(f"{data}: the {name} split is empty; of {corpus.source.rows} rows none of at least "
+                            f"{cfg.min_tokens} tokens fell to it; give more text or lower text.min_tokens")
+    return encoded
+
 # %% ../../nbs/sgdd/01_data.ipynb #914ff9c6
 def load_data(data: str, phase: str, encoder_name: str, cfg: TextConfig,
               semantic_tokens: int | str,
@@ -352,15 +365,9 @@ def load_data(data: str, phase: str, encoder_name: str, cfg: TextConfig,
     encoder = encoder_for(encoder_name)
     pieces = pieces_of(fitted, encoder) if fitted else fit_pieces(encoder, corpus.texts("train"), cfg.vocabulary)
     splits = {}
-    for name in corpus.sides:
-        sources, targets = encode_pairs(corpus.side(name), pieces, cfg)
-        if not sources: raise UserError(_empty(data, name, corpus.source.rows, cfg.min_tokens))
+    for name, (sources, targets) in encode_splits(data, corpus, pieces, cfg).items():
         vectors = vectors_of(encoder, pieces, sources, semantic_tokens)
         dropout = condition_dropout if name == "train" else 0.
         splits[name] = TextSplit(sources, targets, vectors, pieces, dropout)
     fitted = fitted or {"pieces": pieces.spec} | standardisation(splits["train"].vectors.flat)
     return Data(**splits, fitted=fitted, sources=[corpus.source], models=[encoder.record()])
-
-def _empty(data: str, name: str, rows: int, tokens: int) -> str:
-    return (f"{data}: the {name} split is empty; of {rows} rows none of at least {tokens} tokens fell to it; "
-            "give more text or lower text.min_tokens")

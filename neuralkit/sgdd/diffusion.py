@@ -61,7 +61,7 @@ def corrupt(ids: Tensor,     # (batch, tokens)
             mask_id: int,
             ) -> tuple[Tensor, Tensor]:
     "Noised ids and the boolean mask of what was hidden, both (batch, tokens)."
-    hide = torch.ceil(rate*real.sum(1) - 1e-4).long()
+    hide = torch.ceil(rate*real.sum(1) - 1e-4).long()        # 1e-4: rounding must not hide one more
     order = scores.masked_fill(~real, -1).argsort(dim=1, descending=True, stable=True)
     place = order.argsort(dim=1)                             # of each token in its row's order
     hidden = (place < hide[:, None]) & real
@@ -86,13 +86,15 @@ class DiscreteDiffusion(nn.Module):
 
     def q_sample(self, ids: Tensor, time: Tensor, scores: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "Noised ids (batch, tokens), what is hidden (batch, tokens), and the actual mask rate k/n (batch,)."
-        rate = self.schedule.mask_rate(time).clamp(1e-6, 1)
-        noised, hidden = corrupt(ids, rate, scores, real, self.mask_id)
-        return noised, hidden, hidden.sum(1)/real.sum(1)
+        tokens = real.sum(1)
+        rate = self.schedule.mask_rate(time).clamp(max=1)
+        at_least_one = torch.maximum(rate, 1/tokens)        # a row without a hidden token would be divided by 0
+        noised, hidden = corrupt(ids, at_least_one, scores, real, self.mask_id)
+        return noised, hidden, hidden.sum(1)/tokens
 
     def get_loss_weights(self, rate: Tensor, time: Tensor) -> Tensor:
         "The weight (batch,) of each row's summed cross-entropy under `cfg.loss`."
         match self.cfg.loss:
             case "nelbo": return self.schedule.rate_density(time)/rate
             case "ce": return torch.ones_like(rate)
-            case "linear": return 1 - rate*(1 - 1e-3)
+            case "linear": return 1 - rate*(1 - 1e-3)       # a row hidden whole still counts a little

@@ -67,7 +67,8 @@ def agreement(options: list[str]) -> list[float]:
     scores = []
     for i, option in enumerate(options):
         others = options[:i] + options[i + 1:]
-        scores.append(sum(metrics.sentence_bleu([option], [other]) for other in others))
+        votes = [metrics.sentence_bleu([option], [other]) for other in others]
+        scores.append(sum(votes))
     return scores
 
 # %% ../../nbs/sgdd/05_evaluate.ipynb #bc14ba43
@@ -121,7 +122,7 @@ def generate(model: SGDDModel, cfg: SGDDConfig, vectors: Vectors, pieces: Pieces
         given, mask = (x.to(device) for x in vectors.padded(indices))
         place = (cfg.seed, seed, indices[0])
         candidates = write_candidates(model, cfg, given, mask, pieces, place)
-        for options, meaning, there in zip(candidates, given, mask):
+        for options, meaning, there in zip(candidates, given, mask):       # `there`: (K,) which vectors are real
             texts.append(choose(list(options), meaning[there], cfg))
     return texts
 
@@ -199,10 +200,13 @@ def evaluate(model: SGDDModel, cfg: SGDDConfig, data: Data,
     part = first(getattr(data, split), limit)
     generated, speed = timed_texts(model, cfg, part)
     sources, references = spelled(part)
-    other = {"reference": references} if cfg.phase == "paraphrase" else {}
     alike = similarity(cfg, generated, sources)
-    samples = text_rows(alike, source=sources, generated=generated, **other)
-    found = text_scores(cfg, generated, references, alike, copied=sources if other else None)
+    if cfg.phase == "paraphrase":                      # source and reference differ: both are told, and their overlap
+        samples = text_rows(alike, source=sources, generated=generated, reference=references)
+        found = text_scores(cfg, generated, references, alike, copied=sources)
+    else:
+        samples = text_rows(alike, source=sources, generated=generated)
+        found = text_scores(cfg, generated, references, alike)
     found["token_accuracy"] = full_mask_accuracy(model, part)
     found["length_accuracy"] = length_accuracy(model, part)
     found["examples"] = len(generated)
@@ -276,8 +280,8 @@ def predict(model: SGDDModel, cfg: SGDDConfig, fitted: dict, inputs: list[str]) 
     generated = generate(model, cfg, vectors, pieces)
     read = [pieces.decode(row) for row in ids]
     rows = text_rows(similarity(cfg, generated, read), text=inputs, generated=generated)
-    for row, understood, cut in zip(rows, read, too_long(cfg, pieces, inputs)):
-        if cut: row["cut_to"] = understood
+    for row, text_read, cut in zip(rows, read, too_long(cfg, pieces, inputs)):
+        if cut: row["cut_to"] = text_read
     return rows
 
 # %% ../../nbs/sgdd/05_evaluate.ipynb #fe0f8168
@@ -292,7 +296,7 @@ def combinations(grid: dict[str, tuple]) -> list[dict]:
 # %% ../../nbs/sgdd/05_evaluate.ipynb #c0253a48
 def sweep(model: SGDDModel, cfg: SGDDConfig, data: Data,
           split: str = "valid", limit: int = 32, grid: dict[str, tuple] = SWEEP) -> list[dict]:
-    """One row for each choice of the grid, on the same examples: overlap with the references, cosine, tokens per second.
+    """One row for each choice of the grid, on the same examples: overlap with the references, cosine, tokens/s.
 
     Raises UserError for a value that `cfg.sampling` does not take."""
     part = first(getattr(data, split), limit)

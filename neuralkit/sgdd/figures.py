@@ -73,7 +73,7 @@ def survey(cfg: SGDDConfig) -> Survey:
     "What a config's data holds. Raises UserError."
     corpus = PHASE_READERS[cfg.phase](cfg.data, cfg.text, cfg.seed)
     pieces = fit_pieces(encoder_for(cfg.encoder), corpus.texts("train"), cfg.text.vocabulary)
-    uncut = 10**6
+    uncut = 10**6                                             # tokens: more than any text has
     ids = {}
     for name in corpus.sides:
         targets = [target for _, target in corpus.side(name)]
@@ -85,7 +85,7 @@ def count_distinct(cfg: SGDDConfig, corpus: Corpus) -> dict[str, int]:
     "How many different texts (or pairs) the source holds, under the name that the report gives them."
     if cfg.phase == "reconstruction":
         return {"distinct texts": len(corpus.pairs)}
-    swapped = len(corpus.sides["train"])//2
+    swapped = len(corpus.sides["train"])//2                   # each training pair stands there twice
     return {"distinct pairs": len(corpus.pairs) - swapped}
 
 # %% ../../nbs/sgdd/06_figures.ipynb #dada816b
@@ -103,16 +103,15 @@ def survey_facts(cfg: SGDDConfig, found: Survey) -> dict:
 # %% ../../nbs/sgdd/06_figures.ipynb #388c8690
 def split_row(cfg: SGDDConfig, found: Survey, name: str) -> dict:
     "Texts and tokens of one split; cut and too short texts; unknown tokens."
-    counts = found.lengths(name)
-    texts = max(1, len(counts))                           # an empty split has shares of 0
-    tokens = max(1, sum(counts))
+    lengths = sorted(found.lengths(name))
+    texts = max(1, len(lengths))                          # an empty split has shares of 0
+    tokens = max(1, sum(lengths))
+    middle = lengths[len(lengths)//2] if lengths else 0
+    cut = sum(n > cfg.text.max_tokens - 1 for n in lengths)
+    too_short = sum(n < cfg.text.min_tokens for n in lengths)
     unknown = sum(row.count(found.pieces.unk) for row in found.ids[name])
-    cut = sum(n > cfg.text.max_tokens - 1 for n in counts)
-    return {"split": name, "texts": len(counts), "tokens": tokens,
-            "median tokens": sorted(counts)[len(counts)//2] if counts else 0,
-            "cut (share)": cut/texts,
-            "too short": sum(n < cfg.text.min_tokens for n in counts),
-            "unknown tokens (share)": unknown/tokens}
+    return {"split": name, "texts": len(lengths), "tokens": tokens, "median tokens": middle,
+            "cut (share)": cut/texts, "too short": too_short, "unknown tokens (share)": unknown/tokens}
 
 # %% ../../nbs/sgdd/06_figures.ipynb #9df24bd3
 def split_table(cfg: SGDDConfig, found: Survey) -> list[dict]:
@@ -222,7 +221,8 @@ def steps_figure(rows: list[dict]):
 def guidance_figure(rows: list[dict]):
     "BLEU over steps and guidance as a map, at the best order. Returns a plotly Figure."
     if not rows: return None
-    best, cells = best_order(rows), []
+    best = best_order(rows)
+    cells = []
     for row in rows:
         if row["order"] != best: continue
         cells.append(row | {"guidance": str(row["guidance"]), "steps": str(row["steps"])})

@@ -146,14 +146,17 @@ class DecoderLayer(nn.Module):
                 wanted: Tensor | None = None,     # (batch, tokens): None wants all
                 ) -> Tensor:
         "(batch, tokens, width), or the wanted positions alone (positions, width)."
-        to_text, to_meaning, to_feedforward = self.scales_and_shifts(steer)
-        y = modulate(self.norms[0](x), *to_text)
+        at_text, at_meaning, at_feedforward = self.scales_and_shifts(steer)
+
+        y = modulate(self.norms[0](x), *at_text)
         own = self.self_attention.keys_values(y, angles)
         x = x + self.dropout(self.self_attention(y, angles, own, real))
-        y = modulate(self.norms[1](x), *to_meaning)
+
+        y = modulate(self.norms[1](x), *at_meaning)
         x = x + self.dropout(self.cross_attention(y, angles, memory_keys_values, memory_mask))
-        if wanted is not None: x, to_feedforward = pack(x, to_feedforward, wanted)
-        y = modulate(self.norms[2](x), *to_feedforward)
+
+        if wanted is not None: x, at_feedforward = pack(x, at_feedforward, wanted)
+        y = modulate(self.norms[2](x), *at_feedforward)
         return x + self.dropout(self.feedforward(y))
 
     def scales_and_shifts(self, steer: Tensor | None) -> list[tuple]:
@@ -176,7 +179,7 @@ class TokenTable(nn.Module):
         super().__init__()
         self.scale = width**.5
         self.rows = nn.Embedding(rows, table_width or width)
-        nn.init.normal_(self.rows.weight, std=.02)
+        nn.init.normal_(self.rows.weight, std=.02)                      # stays where no encoder's table is taken over
         self.rows.weight.requires_grad_(not frozen)
         self.into = nn.Linear(table_width, width, bias=False) if table_width else nn.Identity()
         self.back = nn.Linear(width, table_width, bias=False) if table_width else nn.Identity()
@@ -308,12 +311,16 @@ class SGDDModel(nn.Module):
         table_width = None if cfg.token_table == "own" else vector_width
         self.decoder = DiffusionDecoder(cfg, rows, table_width, forbidden)
         self.time = SinusoidalTimeEmbedding(cfg.width)
-        guess = cfg.length_head and cfg.semantic_tokens != "unpooled"
-        w = cfg.width
-        self.steer = two_layers(3*w, w, 6*w, nn.SiLU()) if cfg.adaln else None
-        self.length = two_layers(2*w, w, max_tokens, nn.SiLU()) if guess else None
-        for part in (self.steer, self.length):
-            if part is not None: nn.init.normal_(part[-1].weight, std=.02)
+        self.add_heads()
+
+    def add_heads(self) -> None:
+        "The networks that steer the norms and that guess the length, each None where it is not asked for."
+        w = self.cfg.width
+        guesses_length = self.cfg.length_head and self.cfg.semantic_tokens != "unpooled"
+        self.steer = two_layers(3*w, w, 6*w, nn.SiLU()) if self.cfg.adaln else None
+        self.length = two_layers(2*w, w, self.max_tokens, nn.SiLU()) if guesses_length else None
+        for head in (self.steer, self.length):
+            if head is not None: nn.init.normal_(head[-1].weight, std=.02)      # near nothing at first
 
     def recall(self, vectors: Tensor, mask: Tensor, lengths: Tensor, keep: Tensor) -> Recalled:
         "Everything about the meanings (arguments as `Meaning.forward`) that the steps of a refinement share."

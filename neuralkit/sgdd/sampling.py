@@ -119,7 +119,8 @@ def with_and_without(model: SGDDModel, vectors: Tensor, mask: Tensor, lengths: T
     if two:
         vectors, mask, lengths = _twice(vectors), _twice(mask), _twice(lengths)
         keep = torch.cat([keep, ~keep])
-    return model.recall(vectors, mask, (lengths - 1).clamp(min=1), keep)
+    inner = (lengths - 1).clamp(min=1)                            # tokens without the end mark, as in training
+    return model.recall(vectors, mask, inner, keep)
 
 def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x])
@@ -167,8 +168,8 @@ def surety(logp: Tensor,      # (rows, vocabulary) log-probabilities
     "How sure each row is (rows,): the larger, the earlier it is kept."
     match order:
         case "confidence": return logp.gather(-1, chosen[:, None])[:, 0]
-        case "margin": return logp.topk(2, -1).values.exp().diff(dim=-1)[:, 0].neg()
-        case "entropy": return (logp.exp()*logp.masked_fill(logp.isinf(), 0)).sum(-1)
+        case "margin": return logp.topk(2, -1).values.exp().diff(dim=-1)[:, 0].neg()      # (first, second): negated
+        case "entropy": return (logp.exp()*logp.masked_fill(logp.isinf(), 0)).sum(-1)     # 0 log 0 is 0
         case "random": return noise
 
 # %% ../../nbs/sgdd/03_sampling.ipynb #812fa231
@@ -212,10 +213,11 @@ def guess(table: TokenTable,
           rules: Rules,
           ) -> Guess:
     "What each hidden position would say, (positions,)."
-    rows = 256 if states.device.type == "cpu" else 16_384
+    at_once = 256 if states.device.type == "cpu" else 16_384
     halves = states.chunk(2) if w else (states,)
+    parts = zip(*(half.split(at_once) for half in halves))      # the same positions of each half together
     tokens, sure = [], []
-    for part in zip(*(half.split(rows) for half in halves)):
+    for part in parts:
         scores = scores_of(table, part, w, rules.barred)
         found = choose_tokens(scores, rules.cfg, rules.generator)
         tokens.append(found.tokens)
@@ -241,7 +243,8 @@ def reveal(ids: Tensor,       # (batch, tokens)
     written[hidden] = chosen
     score = torch.full(ids.shape, -torch.inf, device=ids.device)
     score[hidden] = sure.clamp(min=-1e30)                               # still before all that is not hidden
-    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    surest_first = score.argsort(dim=1, descending=True, stable=True)
+    rank = surest_first.argsort(dim=1)                                  # 0 at the surest position of a row
     return torch.where((rank < settle[:, None]) & hidden, written, ids)
 
 # %% ../../nbs/sgdd/03_sampling.ipynb #efad1f28

@@ -162,7 +162,7 @@ def hidden_cross_entropy(model: SGDDModel,
     states = model(noised, real, rate, recalled_for(model, batch), hidden)          # (hidden tokens, width)
     logits = model.decoder.table.logits(states).float()                             # (hidden tokens, pieces)
     packed = F.cross_entropy(logits, ids[hidden], reduction="none")
-    tokens = torch.zeros(ids.shape, device=ids.device).masked_scatter(hidden, packed)
+    tokens = torch.zeros(ids.shape, device=ids.device).masked_scatter(hidden, packed)     # back to their places
     return NoisedCost(tokens, hidden, rate, length_cross_entropy(model, batch))
 
 # %% ../../nbs/sgdd/04_task.ipynb #27ec2ac7

@@ -543,12 +543,15 @@ def walk(model: nn.Module,
     "As `run_decoder`, for the model types in WALKED."
     seen = real_keys(past, real)
     before = [None]*len(model.layers) if past is None else past.pairs
-    pairs = []
-    for layer, view, pair in zip(model.layers, layer_views(model, x, seen), before):
+    views = layer_views(model, x, seen)
+    pairs = []                                    # keys and values of each layer, the past's included
+    for layer, view, old_pair in zip(model.layers, views, before):
         h = rms_norm(layer.input_layernorm, x)
-        pairs.append(layer_keys(layer.self_attn, h, view.angles, pair))
-        if keys_only and len(pairs) == len(model.layers): return None, Past(pairs, seen)
-        x = layer_output(layer, x, h, view.angles, pairs[-1], view.bias)
+        pair = layer_keys(layer.self_attn, h, view.angles, old_pair)
+        pairs.append(pair)
+        is_last = len(pairs) == len(model.layers)
+        if keys_only and is_last: return None, Past(pairs, seen)
+        x = layer_output(layer, x, h, view.angles, pair, view.bias)
     return rms_norm(model.norm, x), Past(pairs, seen)
 
 # %% ../../nbs/text/02_llm.ipynb #7eafc8d8

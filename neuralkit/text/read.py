@@ -217,7 +217,7 @@ def _columns_by_look(row: dict) -> PairColumns | None:
     others = [name for name in row if name not in labels]
     longest = sorted(others, key=lambda name: -len(str(row[name])))[:2]
     if len(longest) < 2: return None
-    first, second = sorted(longest, key=int)
+    first, second = sorted(longest, key=int)               # as they stand in the file
     return PairColumns(first, second, labels[0] if labels else None)
 
 # %% ../../nbs/text/00_read.ipynb #6d1e6e1f

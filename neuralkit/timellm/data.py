@@ -67,7 +67,8 @@ def llm_of(cfg: DataSettings) -> LanguageModel:
     "The frozen LLM of a config, loaded once a process. Raises UserError."
     model = cfg.model
     random = model.variant == "random_llm"
-    key = model.llm, model.llm_layers, model.llm_dtype, random, cfg.seed if random else 0
+    drawn_by = cfg.seed if random else 0          # no other weights depend on the seed
+    key = model.llm, model.llm_layers, model.llm_dtype, random, drawn_by
     if key not in _kept:
         _kept.clear()
         _kept[key] = frozen_llm(model, cfg.seed)

@@ -186,11 +186,12 @@ class Prompter:
     def rows(self, context: Tensor) -> list[Tensor]:
         "The ids of each window's text, as int32."
         texts = self.texts(context)
-        found = self._tokens([t for t in dict.fromkeys(texts) if t not in self.kept])
+        new = [text for text in dict.fromkeys(texts) if text not in self.kept]      # each once, in order
+        found = self._tokens(new)
         self.asked += len(texts)
         self.tokenised += len(found)
-        rows = [found[t] if t in found else self.kept[t] for t in texts]
-        self._keep(texts, rows)
+        rows = [found[text] if text in found else self.kept[text] for text in texts]
+        self._keep(texts, rows)                 # only now: it may drop what a row of this batch is
         return rows
 
     def _tokens(self, texts: list[str]) -> dict[str, Tensor]:
