@@ -8,6 +8,7 @@ __all__ = ['wait_for_gpu', 'time_once', 'in_turns', 'ratio_of', 'paired', 'produ
 
 # %% ../../nbs/core/11_bench.ipynb #c4038d09
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def bare_update(model: nn.Module, loss: Callable, batch: dict, training: Trainin
         total, count = loss(model, batch)["loss"]
         mean = total/count
         mean.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), training.clip or math.inf)
         adam.step()
         adam.zero_grad()
         if ema: ema.update(model, 0)

@@ -234,7 +234,7 @@ def about_field(info: FieldInfo, default) -> str:
     "A field's own description, its choices, and `default`."
     choices = choices_of(info)
     default = "null" if default is None else default
-    listed = f"one of {', '.join(map(str, choices))}; " if choices else ""
+    listed = f"one of {', '.join(map(str, choices))}; " if len(choices) > 1 else ""      # one word beside a number says itself
     return f"{info.description} ({listed}default: {default})"
 
 # %% ../../nbs/core/00_config.ipynb #34cb1d01

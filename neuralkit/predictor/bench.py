@@ -336,7 +336,7 @@ class Sizes:
     preparations: int           # turns of them
 
 FULL = Sizes(ETT, 14_400, 60, PRESETS["default"], 2000, 10_000_000, 3)
-QUICK = Sizes(changed(ETT, sequence_length=24, prediction_horizon=6, split="0.6,0.2,0.2", epochs=2),
+QUICK = Sizes(changed(ETT, sequence_length=24, prediction_horizon=6, heads="residual", split="0.6,0.2,0.2", epochs=2),
               800, 3, PRESETS["test"], 100, 100_000, 1)
 
 # %% ../../nbs/predictor/07_bench.ipynb #c1edd1c1

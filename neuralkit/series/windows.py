@@ -91,7 +91,7 @@ class Windows:
 
     def __init__(self, values: Tensor,     # (time, channel), scaled
                  begin: int, end: int,     # rows that targets may lie in
-                 context: int, horizon: int, stride: int = 1, name: str = "this"):
+                 context: int, horizon: int, stride: int = 1, name: str = "given"):
         _check_room(begin, end, context, horizon, name)
         size = context + horizon
         self.values = values

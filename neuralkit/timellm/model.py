@@ -36,8 +36,8 @@ class ModelConfig(Config):
         "float32", description="precision in which the language model is kept and run")
     variant: Literal["full", "without_llm", "attention", "random_llm"] = Field(
         "full",
-        description="full, or an ablation: without_llm (patches go straight to the head), attention (one trained layer "
-                    "in its place), random_llm (its shape, random weights)")
+        description="full, or an ablation: without_llm (patches go straight to the head), "
+                    "attention (one trained layer in its place), random_llm (its shape, random weights)")
     sequence_length: int = Field(512, ge=2, description="steps that the model sees (the paper's seq_len)")
     prediction_horizon: int = Field(96, ge=1, description="steps that it forecasts (the paper's pred_len)")
     patch_len: int = Field(16, ge=1, description="steps a patch")
@@ -51,8 +51,8 @@ class ModelConfig(Config):
     num_prototypes: int = Field(1000, ge=1, description="text prototypes that patches are described with")
     prototypes: Literal["mapped", "free"] = Field(
         "mapped",
-        description="mapped (learnt mixtures of the vocabulary, as in the paper) or free (learnt directly, a fraction "
-                    "of the weights)")
+        description="mapped (learnt mixtures of the vocabulary, as in the paper) or free (learnt directly, "
+                    "a fraction of the weights)")
     dropout: float = Field(
         0.1, ge=0, lt=1, description="dropout of patch embeddings and of the reprogramming's attention")
     strict_compat: bool = Field(

@@ -186,8 +186,7 @@ class Prompter:
     def rows(self, context: Tensor) -> list[Tensor]:
         "The ids of each window's text, as int32."
         texts = self.texts(context)
-        new = [text for text in dict.fromkeys(texts) if text not in self.kept]      # each once, in order
-        found = self._tokens(new)
+        found = self._tokens([text for text in dict.fromkeys(texts) if text not in self.kept])      # each once
         self.asked += len(texts)
         self.tokenised += len(found)
         rows = [found[text] if text in found else self.kept[text] for text in texts]
