@@ -259,7 +259,7 @@ def test_a_kill_within_a_window_of_the_log_loses_no_row(name, home, monkeypatch)
     assert logged(train(name, "test", resume="auto", **words)) == whole
 
 def test_speed_is_that_of_training_alone(name, home, monkeypatch):
-    "An evaluation that takes its time does not make training look slow, neither does a resume."
+    "An evaluation that takes its time does not make training look slow."
     from neuralkit.core import verbs
     figures = verbs.valid_figures
     def slowly(job, model):
