@@ -4,7 +4,8 @@ import typing
 import pytest
 
 from neuralkit.core.config import fields, flat
-from neuralkit.core.system import SYSTEMS, load_system
+from neuralkit.core.card import SYSTEMS
+from neuralkit.core.system import load_system
 from neuralkit.core.verbs import train
 
 ELSEWHERE = {("mixed_precision", "fp16")}       # needs a GPU: test_gpu.py
@@ -19,8 +20,8 @@ def choices(info) -> list:
 def cases():
     for name in SYSTEMS:
         system = load_system(name)
-        default = flat(system.presets["test"].model_dump())
-        for field, info in fields(system.config).items():
+        default = flat(system.card.presets["test"].model_dump())
+        for field, info in fields(system.card.config).items():
             if typing.get_origin(info.annotation) is tuple: continue
             for value in choices(info):
                 if value != default[field] and (field.rpartition(".")[2], value) not in ELSEWHERE: yield pytest.param(name, field, value, id=f"{name}-{field}-{value}")

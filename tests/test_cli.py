@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from conftest import files, neuralkit_process, one_sentence, sha256
-from neuralkit.core.runs import Run, find_runs
+from neuralkit.core.disk import seal
+from neuralkit.core.runs import Run, find_runs, hash_of
 
 SENTENCES = [f"The {a} {b} {c} near the {d}." for a in ("old", "red", "quiet", "small") for b in ("boat", "train", "horse", "clock")
              for c in ("sleeps", "waits", "turns", "shines") for d in ("river", "house", "market", "bridge")]
@@ -269,6 +270,7 @@ def test_runs_lists_runs_and_where_they_differ(neuralkit, run, home):
     config = other.config
     config["training"]["epochs"] = 77
     (other/"config.json").write_text(json.dumps(config))
+    other.note(config_hash=hash_of(config))
     lines = neuralkit("runs").stdout.splitlines()
     assert len(lines) == 3 and run.path.name in lines[1] and other.path.name in lines[2] and "epochs=77" in lines[2] and "epochs" not in lines[1]
     assert len(neuralkit("runs", other.path).stdout.splitlines()) == 2
@@ -294,6 +296,7 @@ def test_reproduce_finds_other_weights(neuralkit, run):
     from safetensors.torch import load_file, save_file
     path = run/"checkpoints"/"best"/"model.safetensors"
     save_file({k: v + 1e-4 if v.is_floating_point() else v for k, v in load_file(path).items()}, path)
+    seal(path.parent.resolve())
     assert "differ by" in neuralkit("reproduce", run.path).stdout
 
 def test_paraphrase_starts_from_the_weights_of_reconstruction(neuralkit, run, home):

@@ -9,9 +9,10 @@ from neuralkit.core.callbacks import Checkpoint
 from neuralkit.core.checkpoint import load_trainable, trainable_state, weights_of
 from neuralkit.core.config import changed, config_hash, fields, flat, nested, resolve, to_yaml
 from neuralkit.core.learner import Learner, Repeated
-from neuralkit.core.optim import TrainingConfig
-from neuralkit.core.runs import Run, read_json
-from neuralkit.core.system import SYSTEMS, System, generator_for, load_system
+from neuralkit.core.card import SYSTEMS, TrainingConfig
+from neuralkit.core.disk import read_json
+from neuralkit.core.runs import Run
+from neuralkit.core.system import System, generator_for, load_system
 from neuralkit.core.verbs import start_accelerator, train
 
 NOISE = 7           # key of the generators by which batches are made here
@@ -24,7 +25,7 @@ def name(request): return request.param
 def system(name): return load_system(name)
 
 @pytest.fixture
-def cfg(system): return system.presets["test"]
+def cfg(system): return system.card.presets["test"]
 
 @pytest.fixture(scope="module")
 def loaded(shared_home):
@@ -36,7 +37,7 @@ def loaded(shared_home):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("NEURALKIT_HOME", str(shared_home))
                 known = load_system(name)
-                made[name] = known.data(known.presets["test"])
+                made[name] = known.data(known.card.presets["test"])
         return made[name]
     return data_of
 
@@ -68,26 +69,28 @@ def learn(system, model, batch, steps: int, lr: float = 3e-3) -> list[float]:
 # --- face and config
 
 def test_system_is_one_object(system, name):
-    assert isinstance(system, System) and system.name == name and system.about and {"default", "test"} <= system.presets.keys()
-    assert all(isinstance(p, system.config) for p in system.presets.values())
+    assert isinstance(system, System) and system.card.name == name and system.card.about and {"default", "test"} <= system.card.presets.keys()
+    assert all(isinstance(p, system.card.config) for p in system.card.presets.values())
+    assert bool(system.card.prepare_words) == bool(system.prepare) and system.card.draws == bool(system.draw)
+    assert system.describe or not system.card.describe_words
 
 def test_presets_survive_yaml_and_json(system, tmp_path):
-    for preset in system.presets.values():
+    for preset in system.card.presets.values():
         (tmp_path/"c.yaml").write_text(to_yaml(preset))
         (tmp_path/"c.json").write_text(preset.model_dump_json())
-        assert resolve(system.config, file=tmp_path/"c.yaml") == resolve(system.config, file=tmp_path/"c.json") == preset
+        assert resolve(system.card.config, file=tmp_path/"c.yaml") == resolve(system.card.config, file=tmp_path/"c.json") == preset
 
 def test_small_numbers_and_strange_strings_survive_yaml(system, cfg, tmp_path):
     odd = changed(cfg, data="null # 1e-3 'x\": é", learning_rate=1e-5)
     (tmp_path/"c.yaml").write_text(to_yaml(odd))
-    assert resolve(system.config, file=tmp_path/"c.yaml") == odd
+    assert resolve(system.card.config, file=tmp_path/"c.yaml") == odd
 
 def test_every_field_says_what_it_is(system):
-    assert [name for name, info in fields(system.config).items() if not info.description] == []
+    assert [name for name, info in fields(system.card.config).items() if not info.description] == []
 
 def test_configs_are_frozen_and_refuse_unknown_keys(system, cfg):
     with pytest.raises(ValueError): cfg.seed = 1
-    with pytest.raises(ValueError): system.config(no_such_field=1)
+    with pytest.raises(ValueError): system.card.config(no_such_field=1)
 
 def test_config_hash_depends_on_every_field_that_changes(cfg):
     assert config_hash(cfg) == config_hash(changed(cfg))
@@ -162,8 +165,8 @@ def test_one_batch_can_be_learnt_by_heart(system, cfg, data, batch):
 @pytest.mark.parametrize("preset", ["test", "default"])
 def test_every_trainable_parameter_gets_a_gradient(system, cfg, data, batch, preset, home):
     if preset != "test":
-        longer = {"hours": 1000} if "hours" in fields(system.config) else {}                  # data for its windows
-        cfg = changed(cfg, model=system.presets[preset].model, **longer)
+        longer = {"hours": 1000} if "hours" in fields(system.card.config) else {}                  # data for its windows
+        cfg = changed(cfg, model=system.card.presets[preset].model, **longer)
         data = system.data(cfg)
         batch = data.train.batch(list(range(8)), generator_for(NOISE))
     model = build(system, cfg, data)

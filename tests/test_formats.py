@@ -5,7 +5,8 @@ import polars
 import pytest
 
 from neuralkit.core.system import load_system
-from neuralkit.core.verbs import config_of, data_table
+from neuralkit.core.verbs import data_table
+from neuralkit.core.words import config_of
 
 TEXTS = [f"The {a} {b} {c} near the {d}, \"as ever\"." for a in ("old", "red", "quiet", "small") for b in ("boat", "train", "horse", "clock")
          for c in ("sleeps", "waits", "turns", "shines") for d in ("river", "house", "market")]

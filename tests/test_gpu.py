@@ -7,7 +7,8 @@ import torch
 from neuralkit.core.system import generator_for, load_system
 from neuralkit.core.checkpoint import load_trainable, weights_of
 from neuralkit.core.learner import Learner
-from neuralkit.core.verbs import config_of_run, train
+from neuralkit.core.verbs import train
+from neuralkit.core.words import config_of_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 SMALL = dict(device="auto", evaluate_limit=4, test_limit=4)

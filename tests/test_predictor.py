@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from conftest import Result, files
-from neuralkit.core.runs import Run, find_runs, read_json
+from neuralkit.core.disk import read_json
+from neuralkit.core.runs import Run, find_runs
 from neuralkit.core.verbs import evaluate, predict, train
 from neuralkit.predictor.trace import generate_trace
 from test_contract import Loads
@@ -341,7 +342,7 @@ def test_a_file_that_does_not_fit_the_run_is_refused(refused, run, home, case):
 
 def by_hand(run, context: np.ndarray) -> np.ndarray:
     "(channel, step ahead, mean and levels) of one context (channel, time), from what the run folder holds, without this package."
-    w, fitted = load_file(run/WEIGHTS), read_json(run/"fitted.json")
+    w, fitted = load_file(run/WEIGHTS), read_json(run/"fitted.json") | read_json(run/"calibration.json")
     shift, by = (np.array(fitted["scale"][k])[:, None] for k in ("shift", "by"))
     x = (context - shift)/by - ((context - shift)/by)[:, -1:]
     padded = np.pad(x, ((0, 0), (2, 2)), mode="edge")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TIMEOUT, files, finish, make_home, neuralkit_process, one_sentence, sha256
-from neuralkit.core.runs import Run
+from neuralkit.core.runs import Run, claim, release
 
 WORDS = ["train", "sgdd", "--preset", "test", "--epochs", "20", "--checkpoint_every", "4", "--keep", "3", "--log_every", "7", "--dropout", ".1", "--evaluate_every", "50", "--evaluate_limit", "0", "--test_limit", "2"]
 
@@ -130,12 +130,16 @@ def test_auto_passes_over_runs_of_another_config(stopped, home, neuralkit):
     assert files(stopped.path) == before and len(list((home/"runs"/"sgdd").iterdir())) == 2
 
 def test_a_run_that_another_process_trains_is_not_taken_up(stopped, neuralkit):
-    stopped.note(status="running", pid=os.getppid())
+    stopped.note(status="running", pid=os.getppid(), host="elsewhere")
+    holder = Run(stopped.path)
+    claim(holder)
     before = files(stopped.path)
-    result = neuralkit(*WORDS, "--resume", stopped.path)
-    assert result.status == 2
-    one_sentence(result.stderr, [os.getppid()])
+    for resume in (stopped.path, "auto"):
+        result = neuralkit(*WORDS, "--resume", resume)
+        assert result.status == 2
+        one_sentence(result.stderr, ["being trained", os.getppid(), "elsewhere"])
     assert files(stopped.path) == before
+    release(holder)
 
 def test_resume_of_a_finished_run_does_nothing(trained, neuralkit, shared_home, monkeypatch):
     monkeypatch.setenv("NEURALKIT_HOME", str(shared_home))

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import REPO, TIMEOUT, Result
 
-LINE = '           "timellm": "neuralkit.timellm.system"}'
+LINE = '           "timellm": "neuralkit.timellm"}'
 
 
 @pytest.fixture(scope="module")
@@ -15,10 +15,10 @@ def copy(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sixth")
     shutil.copytree(REPO/"neuralkit", folder/"neuralkit", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO/"tests"/"regression", folder/"neuralkit"/"regression", ignore=shutil.ignore_patterns("__pycache__"))
-    registry = folder/"neuralkit"/"core"/"system.py"
+    registry = folder/"neuralkit"/"core"/"card.py"
     before = registry.read_text()
     assert LINE in before
-    registry.write_text(before.replace(LINE, LINE[:-1] + ',\n           "regression": "neuralkit.regression.system"}'))
+    registry.write_text(before.replace(LINE, LINE[:-1] + ',\n           "regression": "neuralkit.regression"}'))
     return folder
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_only_its_folder_and_one_line_differ(copy):
     theirs = {str(p.relative_to(REPO/"neuralkit")): p.read_text() for p in (REPO/"neuralkit").rglob("*.py")}
     assert {name.split("/")[0] for name in ours.keys() ^ theirs.keys()} == {"regression"}
     [changed] = [name for name in theirs if ours[name] != theirs[name]]
-    assert changed == "core/system.py" and len(ours[changed].splitlines()) == len(theirs[changed].splitlines()) + 1
+    assert changed == "core/card.py" and len(ours[changed].splitlines()) == len(theirs[changed].splitlines()) + 1
 
 def test_every_verb_knows_it(regression):
     trained = regression("train", "regression", "--preset", "test", "--epochs", 12)

@@ -9,14 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import files, neuralkit_process, sha256
+from neuralkit.core.card import TrainingConfig
 from neuralkit.core.checkpoint import load_trainable, trainable_state
 from neuralkit.core.config import UserError, changed
 from neuralkit.core.learner import Learner, mean_losses
-from neuralkit.core.optim import Ema, TrainingConfig, averaged
-from neuralkit.core.runs import Run, find_runs, read_json
-from neuralkit.core.verbs import config_of, evaluate, load_run, train
+from neuralkit.core.optim import Ema, averaged
+from neuralkit.core.disk import read_json
+from neuralkit.core.runs import Run, find_runs
+from neuralkit.core.verbs import evaluate, load_run, train
+from neuralkit.core.words import config_of
 from neuralkit.text.llm import in_double, load_llm, tiny_tokenizer
 from neuralkit.timellm import data as timellm_data, task
+from neuralkit.timellm.config import PRESETS
 from neuralkit.timellm.memory import estimate_memory, shape_of
 from neuralkit.timellm.model import TimeLLM, plain_forward
 from neuralkit.timellm.system import SYSTEM as system
@@ -88,7 +92,7 @@ def model_of(llm, double: bool = False, layers: int = 2, **fields) -> TimeLLM:
     "A model on the first `layers` layers of an LLM, with weights from seed 0."
     lm = load_llm(str(llm), layers)
     if double: lm = in_double(lm)
-    cfg = changed(system.presets["test"].model, llm=str(llm), llm_layers=layers, **{"sequence_length": 48, "n_heads": 4, "d_ff": 16} | fields)
+    cfg = changed(PRESETS["test"].model, llm=str(llm), llm_layers=layers, **{"sequence_length": 48, "n_heads": 4, "d_ff": 16} | fields)
     torch.manual_seed(0)
     model = TimeLLM(cfg, len(lm.table), lm.width, lm)
     return model.double() if double else model

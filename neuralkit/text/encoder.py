@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['MINILM', 'MINILM_SHA256', 'MINILM_PACKAGE', 'HUB_ID', 'SPECIAL', 'sha256_of', 'weights_hash', 'from_package',
            'from_hub', 'minilm_places', 'find_minilm', 'find_model', 'tiny_vocabulary', 'tiny_encoder',
-           'parameters_hash', 'read_encoder', 'pad_rows', 'SemanticEncoder']
+           'parameters_hash', 'read_encoder', 'pad_rows', 'batches_alike', 'in_blocks', 'SemanticEncoder']
 
 # %% ../../nbs/text/01_encoder.ipynb #61e6c438
-import hashlib, re
+import hashlib, random, re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..core.config import UserError
+from ..core.terminal import progress
 
 # %% ../../nbs/text/01_encoder.ipynb #39466f59
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -155,6 +156,27 @@ def pad_rows(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     mask = torch.arange(ids.shape[1]) < lengths
     return ids, mask.long()
 
+# %% ../../nbs/text/01_encoder.ipynb #e95cd0d9
+def batches_alike(rows: list[list[int]], size: int) -> list[list[int]]:
+    "The numbers of the rows in batches of like length; the batches in a shuffled order, the same each time."
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    batches = [order[start:start + size] for start in range(0, len(order), size)]
+    random.Random(0).shuffle(batches)
+    return batches
+
+# %% ../../nbs/text/01_encoder.ipynb #d2714d12
+def in_blocks(things: Sequence,
+              size: int,
+              what: str,        # what is going on, as `core.terminal.progress` says it
+              unit: str,        # what the things are
+              ) -> Iterator[Sequence]:
+    "`things`, `size` at a time; from two seconds on a line tells how many are done."
+    with progress(None, what, unit, len(things)) as bar:
+        for start in range(0, len(things), size):
+            block = things[start:start + size]
+            yield block
+            bar.update(len(block))
+
 # %% ../../nbs/text/01_encoder.ipynb #65dcab7e
 class SemanticEncoder:
     "A frozen encoder: ids to token states. `name` is a hub id, a folder, `minilm` or `tiny`. Raises UserError."
@@ -182,15 +204,15 @@ class SemanticEncoder:
 
     @torch.inference_mode()
     def states(self, ids: list[list[int]], batch_size: int = 64) -> Iterator[tuple[int, Tensor]]:
-        """Yields (index, token states (tokens, width), float32 on the CPU), shortest rows first.
+        """Yields (index, token states (tokens, width), float32 on the CPU), in the order of `batches_alike`.
 
         Neither `ids` nor the states contain the two special tokens around a text."""
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))      # equal lengths together: little padding
-        for start in range(0, len(order), batch_size):
-            chosen = order[start:start + batch_size]
-            batch = self._last_states([ids[i] for i in chosen])
-            for i, row in zip(chosen, batch):
-                yield i, row[1:len(ids[i]) + 1]
+        with progress(None, "encoder reads", "texts", len(ids)) as bar:
+            for chosen in batches_alike(ids, batch_size):
+                batch = self._last_states([ids[i] for i in chosen])
+                for i, row in zip(chosen, batch):
+                    yield i, row[1:len(ids[i]) + 1]
+                bar.update(len(chosen))
 
     def _last_states(self, ids: list[list[int]]) -> Tensor:
         "Last states (rows, longest + 2, width) of rows of ids, between the two tokens that begin and end a text."

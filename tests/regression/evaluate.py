@@ -3,10 +3,8 @@ import torch
 
 from ..core.config import UserError
 from ..core.learner import mean_losses
-from ..core.system import Word, generator_for
+from ..core.system import generator_for
 from .task import loss
-
-INPUT_WORDS = (Word("at", "a place x", kind=float, many=True),)
 
 def inputs(at: list[float]) -> list[float]:
     if not at: raise UserError("predict: give --at")

@@ -1,21 +1,6 @@
-"Linear regression: the config, the model, its loss."
+"Linear regression: the model and its loss."
 import torch
-from pydantic import Field
 from torch import nn
-
-from ..core.config import Config
-from ..core.files import EMBEDDED
-from ..core.optim import TrainingConfig
-
-
-class RegressionConfig(Config):
-    "Everything that decides a run."
-    data: str = Field(EMBEDDED, description="embedded, the only one there is")
-    points: int = Field(120, ge=40, description="points on the line")
-    seed: int = Field(0, ge=0, description="decides the points, the first weights and the order of the batches")
-    training: TrainingConfig = TrainingConfig(epochs=20, batch_size=10, learning_rate=.1)
-
-PRESETS = {"default": RegressionConfig(), "test": RegressionConfig(training=TrainingConfig(epochs=10, batch_size=10, learning_rate=.1, device="cpu"))}
 
 
 class Regression(nn.Module):
