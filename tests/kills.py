@@ -1,10 +1,12 @@
 """What kill -9 leaves, tried out: a run is killed before an operation on files, or in the middle of a write, then goes
 on with --resume auto, perhaps to be killed again; in the end it must equal a run that was left alone.
 
-    python tests/kills.py SYSTEM [--every K] [--random N] [--again SHARE] [--first K] [--seed S]
+    python tests/kills.py SYSTEM ... [--every K] [--random N] [--first K] [--asked K] [--power] [--again SHARE]
 
 torch is imported once; every process that trains is forked off from here, so that a trial costs what training costs.
-An audit hook sees operations before they happen; writes, fsync and safetensors, which it does not see, are wrapped."""
+An audit hook sees operations before they happen; writes, fsync and safetensors, which it does not see, are wrapped.
+Not seen here: several processes that train one run, other file systems than this one, and of a power cut more than
+that contents are lost which were not flushed: names may be lost as well."""
 import os
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
@@ -87,10 +89,13 @@ class Kill:
     "Where a process is killed: before its n-th operation (or in the middle of it), or after some seconds."
     n: int = 0
     half: bool = False
-    after: float | None = None
+    power: bool = False              # the power goes as well: what was not flushed to the disk is lost
+    asked: int = 0                   # SIGTERM comes before this operation: it is killed while it stops
+    after: float | None = None       # seconds
 
     def __str__(self) -> str:
         if self.after is not None: return f"after {self.after:.3f} s"
+        if self.power: return f"power cut before operation {self.n}"
         return f"{'in the middle of' if self.half else 'before'} operation {self.n}"
 
 
@@ -127,6 +132,7 @@ class Watch:
     def __init__(self, folders: list[Path], kill: Kill | None, told: Path):
         self.folders, self.kill, self.told = [str(folder) for folder in folders], kill, told
         self.seen: list[Operation] = []
+        self.flushed: dict[str, int] = {}         # path -> bytes that are surely on the disk, of files written to
         self.on = True
         self.mine = threading.RLock()             # tensorboard writes in a thread of its own
 
@@ -139,11 +145,32 @@ class Watch:
         with self.mine:
             now = Operation(len(self.seen) + 1, kind, path, place_in_package())
             self.seen.append(now)
-            if self.kill is None or now.n != self.kill.n: return
+            if self.kill is None: return
+            if now.n == self.kill.asked: os.kill(os.getpid(), signal.SIGTERM)
+            if now.n != self.kill.n: return
             self.on = False
             self.told.write_text(str(now))
             if self.kill.half and half: half()
+            if self.kill.power: self.cut_power()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def cut_power(self) -> None:
+        "Of each file keep what was flushed."
+        for path, size in self.flushed.items():
+            if os.path.isfile(path) and os.path.getsize(path) > size: os.truncate(path, size)
+
+    def note(self, event: str, arguments: tuple, path: str) -> None:
+        "Keep in mind what is on the disk, now that an operation was let pass."
+        if event == "open":
+            fresh = arguments[2] & os.O_TRUNC or not os.path.exists(path)
+            self.flushed.setdefault(path, 0 if fresh else os.path.getsize(path))
+            if fresh: self.flushed[path] = 0
+        if event == "os.remove": self.flushed.pop(path, None)
+        if event == "os.rename":
+            before = os.path.abspath(os.fsdecode(arguments[0]))
+            for name in list(self.flushed):
+                if name == before or name.startswith(before + "/"):
+                    self.flushed[path + name[len(before):]] = self.flushed.pop(name)
 
     def start(self) -> None:
         "From now on."
@@ -156,7 +183,9 @@ class Watch:
     def hear(self, event: str, arguments: tuple) -> None:
         if event not in PATHS or not self.on: return
         path = path_of(event, arguments)
-        if self.concerns(path) and changes_something(event, arguments, path): self.meet(event, path)
+        if not self.concerns(path) or not changes_something(event, arguments, path): return
+        self.meet(event, path)
+        self.note(event, arguments, path)
 
     def wrap_open(self) -> None:
         real = builtins.open
@@ -180,9 +209,10 @@ class Watch:
     def wrap_fsync(self) -> None:
         real = os.fsync
         def fsync(fd):
-            number = fd if isinstance(fd, int) else fd.fileno()
-            self.meet("fsync", os.readlink(f"/proc/self/fd/{number}"))
+            path = os.readlink(f"/proc/self/fd/{fd if isinstance(fd, int) else fd.fileno()}")
+            self.meet("fsync", path)
             real(fd)
+            if path in self.flushed: self.flushed[path] = os.path.getsize(path)
         os.fsync = fsync
 
     def wrap_sendfile(self) -> None:
@@ -202,6 +232,7 @@ class Watch:
                 real(tensors, path, *more)
                 os.truncate(path, os.path.getsize(path)//2)
             self.meet("save_file", os.path.abspath(path), half)
+            self.flushed[os.path.abspath(path)] = 0
             real(tensors, path, *more)
         safetensors.torch.save_file = save_file
 
@@ -219,30 +250,31 @@ def leave_out_pictures() -> None:
 class Trained:
     "How a process that trained ended: its exit status (-9 where it was killed), and what it told."
     status: int
-    told: dict = field(default_factory=dict)      # of one that ended: seen, modules, findings
+    told: dict = field(default_factory=dict)      # of one that ended: seen, modules, findings, seconds
     died_at: str = ""                             # of one that was killed: the operation
 
 
 class Bench:
     "A case, a folder to try it in, and what it comes to when left alone."
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, name: str, folder: Path, sure: bool = True):
         self.name, self.case, self.folder = name, CASES[name], folder
         self.cache = folder/"cache"
-        self.cache.mkdir(parents=True)
-        if not self.case.cold: self.train(self.home("warm"))
-        begun = time.perf_counter()
-        alone = self.train(self.home("alone"))
-        self.seconds = time.perf_counter() - begun
-        if alone.status: raise SystemExit(f"{name}: a run left alone ends with {alone.status}: {folder}/alone/said")
-        self.operations = [Operation(**seen) for seen in alone.told["seen"]]
+        self.cache.mkdir(parents=True, exist_ok=True)
+        home = self.home("alone")
+        alone = self.train(home)
+        if alone.status: raise SystemExit(f"{name}: a run left alone ends with {alone.status}: {home/'said'}")
+        self.operations = [_operation(seen) for seen in alone.told["seen"]]
+        self.expected = self.outcome(home)
         for module in alone.told["modules"]: _import(module)
-        self.expected = self.outcome(folder/"alone")
-        self.refuse_chance()
+        self.seconds = self.seconds_again() if sure else alone.told["seconds"]
 
-    def refuse_chance(self) -> None:
-        "Two runs that are left alone must be equal, or nothing could be told here."
-        problems, _ = self.trial([], "again")
+    def seconds_again(self) -> float:
+        "What a second run takes, which must be equal to the first, or nothing could be told here."
+        home = self.home("again")
+        again = self.train(home)
+        problems = self.problems(home, again)
         if problems: raise SystemExit(f"{self.name}: two runs left alone differ: {problems}")
+        return again.told["seconds"]
 
     def home(self, name: str) -> Path:
         home = self.folder/name
@@ -251,6 +283,23 @@ class Bench:
         if self.case.cold: (home/"data"/"cache").mkdir()
         else: (home/"data"/"cache").symlink_to(self.cache)
         return home
+
+    def copy(self, start: Path, name: str) -> Path:
+        home = self.folder/name
+        shutil.rmtree(home, ignore_errors=True)
+        return shutil.copytree(start, home, symlinks=True)
+
+    def killed(self, n: int) -> tuple[Path, list[Operation]]:
+        "The home of a run that was killed before operation `n`, and the operations of the process that goes on there."
+        home = self.home("killed")
+        self.train(home, Kill(n))
+        on = self.train(self.copy(home, "going-on"))
+        return home, [_operation(seen) for seen in on.told["seen"]]
+
+    def asked(self, n: int) -> list[Operation]:
+        "The operations of a process that is asked to stop before operation `n`, from there on."
+        end = self.train(self.home("asked"), Kill(asked=n))
+        return [seen for seen in map(_operation, end.told["seen"]) if seen.n > n]
 
     def watched(self, home: Path) -> list[Path]:
         "Where operations count: a cache that is shared is not among it."
@@ -280,22 +329,30 @@ class Bench:
             before = set(sys.modules)
             watch = Watch(self.watched(home), kill, died_at)
             watch.start()
+            begun = time.perf_counter()
             status = cli.main(words)
+            seconds = time.perf_counter() - begun
             watch.on = False
             modules = sorted(set(sys.modules) - before)
             found = [] if status else [row for run in self.runs(home) for row in verbs.verify(Run(run))]
-            told.write_text(json.dumps({"seen": [vars(seen) for seen in watch.seen], "modules": modules,
-                                        "findings": found}))
+            seen = [vars(operation) for operation in watch.seen]
+            told.write_text(json.dumps({"seen": seen, "modules": modules, "findings": found, "seconds": seconds}))
         except BaseException:
+            status = 70
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(status or 0)
+            os._exit(status)
 
     def runs(self, home: Path) -> list[Path]:
         "The run folders there are."
         return sorted([*home.glob(f"runs/{self.case.system}/[!.]*"), *home.glob("here/[!.]*")])
+
+    def newest(self, home: Path) -> int:
+        "The step of the newest checkpoint there is; 0 where there is none."
+        found = [path for run in self.runs(home) for path in (run/"checkpoints").glob("step_*")]
+        return max([int(path.name[5:]) for path in found], default=0)
 
     def outcome(self, home: Path) -> dict:
         "All that a run comes to, but for times and what depends on them."
@@ -304,15 +361,18 @@ class Bench:
         for run in runs[:1]: found |= contents(run)
         return found
 
-    def trial(self, kills: list[Kill], name: str) -> tuple[list[str], list[str]]:
-        "(what is wrong, where it was killed) after a run was killed so, and went on each time."
-        home, deaths = self.home(name), []
+    def trial(self, kills: list[Kill], name: str, start: Path | None = None) -> tuple[list[str], list[str]]:
+        "(what is wrong, where it was killed) after a run, or one that goes on in a copy of `start`, was killed so."
+        home, deaths = self.copy(start, name) if start else self.home(name), []
+        reached = [self.newest(home)]
         for kill in kills:
             end = self.train(home, kill)
-            if end.status != -signal.SIGKILL: break
+            if end.status not in (-signal.SIGKILL, 128 + signal.SIGTERM): break
             deaths.append(f"{kill}: {end.died_at}")
+            reached.append(self.newest(home))
         else: end = self.train(home)
         problems = self.problems(home, end)
+        if reached != sorted(reached): problems.append(f"work was lost: after each kill the newest checkpoint is {reached}")
         if not problems: shutil.rmtree(home)
         return problems, deaths
 
@@ -326,13 +386,17 @@ class Bench:
             if there != wanted: bad.append(f"{what}: {difference(there, wanted)}")
         return bad
 
-    def points(self) -> list[Kill]:
-        "Before every operation, and in the middle of each that can be cut in two."
-        found = []
-        for seen in self.operations:
-            found.append(Kill(seen.n))
-            if seen.kind in HALVES: found.append(Kill(seen.n, half=True))
-        return found
+
+def _operation(told: dict) -> Operation: return Operation(**told)
+
+
+def points(operations: list[Operation], power: bool = False, asked: int = 0) -> list[Kill]:
+    "Before every operation, and in the middle of each that can be cut in two."
+    found = []
+    for seen in operations:
+        found.append(Kill(seen.n, power=power, asked=asked))
+        if seen.kind in HALVES and not power: found.append(Kill(seen.n, half=True, asked=asked))
+    return found
 
 
 def _import(name: str) -> None:
@@ -421,16 +485,18 @@ def difference(there, wanted) -> str:
 
 # --- the command
 
-def trials_of(bench: Bench, words: argparse.Namespace, chance: random.Random) -> Iterator[list[Kill]]:
-    "The kills of each trial."
-    points, last = bench.points(), len(bench.operations)
-    ahead = [Kill(words.first)] if words.first else []
-    for point in [] if words.random else points[::words.every]:
-        again = [Kill(chance.randint(1, last))] if chance.random() < words.again else []
-        yield [*ahead, point, *again]
-    for _ in range(words.random):
-        again = [Kill(after=chance.uniform(0, bench.seconds))] if chance.random() < words.again else []
-        yield [Kill(after=chance.uniform(0, bench.seconds)), *again]
+def trials_of(bench: Bench, words: argparse.Namespace) -> Iterator[tuple[list[Kill], Path | None]]:
+    "The kills of each trial, and the home in which it begins."
+    chance = random.Random(words.seed)
+    start, operations = bench.killed(words.first) if words.first else (None, bench.operations)
+    if words.asked: operations = bench.asked(words.asked)
+    tried = points(operations, words.power, words.asked)[::words.every]
+    if words.few: tried = spread(points(operations), words.few)
+    if words.random: tried = [Kill(after=chance.uniform(0, bench.seconds)) for _ in range(words.random)]
+    for kill in tried:
+        moment, n = chance.uniform(0, bench.seconds), chance.randint(1, len(bench.operations))
+        second = Kill(after=moment) if words.random else Kill(n)
+        yield [kill, second] if chance.random() < words.again else [kill], start
 
 
 def spread(points: list[Kill], n: int) -> list[Kill]:
@@ -443,14 +509,13 @@ def spread(points: list[Kill], n: int) -> list[Kill]:
 def tried(name: str, words: argparse.Namespace, folder: Path) -> int:
     "Try one case, and say what was found; returns how many trials failed."
     begun = time.perf_counter()
-    bench = Bench(name, folder/name)
-    print(f"{name}: {len(bench.operations)} operations in {bench.seconds:.2f} s; {len(bench.points())} points; "
+    bench = Bench(name, folder/name, sure=not words.few)
+    print(f"{name}: {len(bench.operations)} operations in {bench.seconds:.2f} s; "
           f"best {bench.expected['best']}, last {bench.expected['last']}", flush=True)
-    chance, failed, count = random.Random(words.seed), 0, 0
-    if words.few: trials = [[point] for point in spread(bench.points(), words.few)]
-    else: trials = trials_of(bench, words, chance)
-    for count, kills in enumerate(trials, 1):
-        problems, deaths = bench.trial(kills, f"trial-{count}")
+    failed = killed = count = 0
+    for count, (kills, start) in enumerate(trials_of(bench, words), 1):
+        problems, deaths = bench.trial(kills, f"trial-{count}", start)
+        killed += len(deaths)
         if words.verbose: print(f"  {count} {[str(death) for death in deaths]}", flush=True)
         if not problems: continue
         failed += 1
@@ -458,7 +523,7 @@ def tried(name: str, words: argparse.Namespace, folder: Path) -> int:
         for death in deaths: print(f"    killed {death}", flush=True)
         for problem in problems: print(f"    {problem}", flush=True)
     seconds = time.perf_counter() - begun
-    print(f"{name}: {count} trials, {failed} failed, {seconds:.0f} s", flush=True)
+    print(f"{name}: {count} trials, {killed} kills, {failed} failed, {seconds:.0f} s", flush=True)
     return failed
 
 
@@ -468,17 +533,21 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="every K-th point of the run")
     parser.add_argument("--few", type=int, default=0, help="so many points, spread over the run, in place of all")
     parser.add_argument("--random", type=int, default=0, help="so many random moments in place of operations")
+    parser.add_argument("--asked", type=int, default=0,
+                        help="SIGTERM comes before operation K; what is tried out is how it stops")
+    parser.add_argument("--power", action="store_true", help="with each kill the power goes as well")
     parser.add_argument("--again", type=float, default=.3, help="share of trials that are killed a second time")
     parser.add_argument("--first", type=int, default=0,
                         help="kill always before operation K; what is tried out is the process that goes on")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of what is left to chance")
     parser.add_argument("--folder", type=Path, help="where to try; what failed stays there")
     parser.add_argument("--pictures", action="store_true", help="draw the pictures of reports")
     parser.add_argument("--verbose", action="store_true", help="a line for each trial")
     words = parser.parse_args()
     if not words.pictures: leave_out_pictures()
-    folder = words.folder or Path(tempfile.mkdtemp(prefix="kills-"))
-    failed = sum(tried(name, words, folder.resolve()) for name in words.systems)
+    folder = (words.folder or Path(tempfile.mkdtemp(prefix="kills-"))).resolve()
+    failed = sum(tried(name, words, folder) for name in words.systems)
+    if not failed and not words.folder: shutil.rmtree(folder)
     return 1 if failed else 0
 
 

@@ -137,7 +137,7 @@ WAYS = {"-p": ["-p", "epoch", "1"], "-r": ["-r", "epoch", "1"], "-f": ["-f", "wo
 def test_unknown_parameter_is_refused_before_anything_starts(desk, way):
     (desk/"words.yaml").write_text("epoch: 1\n")
     before = files(desk)
-    result = piped(desk, "train_sgdd.ipynb", *WAYS[way])
+    result = piped(desk, "train_sgdd.ipynb", *WAYS[way], "-p", "preset", "test")
     assert result.status == 2 and result.stdout == ""
     one_sentence(result.stderr, ["no parameter 'epoch'", "did you mean epochs?", "batch_size", "settings: {FIELD: VALUE}"])
     assert files(desk) == before and find_runs() == []

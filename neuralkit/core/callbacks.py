@@ -186,12 +186,15 @@ class Validate(Callback):
 # %% ../../nbs/core/10_callbacks.ipynb #5786035c
 class Checkpoint(Callback):
     "Saves every so many updates (0 is once an epoch), the best that `validate` knows, and the last."
+    name = "checkpoint"
     def __init__(self, run: Run, every: int, keep: int, validate: Validate):
         self.run, self.every, self.keep, self.validate = run, every, keep, validate
         self.saved = None                        # (step, best step) when it was saved last
+        self.taken_up = False                    # does training go on from a checkpoint?
 
     def begin(self, learner: Learner) -> None:
         if not learner.accelerator.is_main_process: return
+        if self.taken_up: self.saved = learner.step, self.validate.best_step
         for path in checkpoints(self.run):
             if step_of(path) > learner.step: discard(path)
         self.name_it("last", learner.step)
@@ -218,6 +221,8 @@ class Checkpoint(Callback):
         self.name_it("best", self.validate.best_step)
         tidy(self.run, self.keep)
         self.saved = moment
+
+    def load_state(self, state: dict) -> None: self.taken_up = True
 
 # %% ../../nbs/core/10_callbacks.ipynb #cc2fea44
 class StopOnSignal(Callback):

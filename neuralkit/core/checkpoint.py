@@ -97,14 +97,14 @@ def _flush(path: Path) -> None:
 # %% ../../nbs/core/08_checkpoint.ipynb #86436648
 def put_in_place(folder: Path, final: Path) -> None:
     "Rename `folder` to `final`; one of that name goes."
-    aside = final.with_name(f".{final.name}.old")
+    aside = final.with_name(f".{final.name}.{os.getpid()}.old")
     if final.exists(): os.replace(final, aside)
     os.replace(folder, final)
     shutil.rmtree(aside, ignore_errors=True)
 
 def discard(checkpoint: Path) -> None:
     "Remove a checkpoint: first its name, then its files, so that none is ever seen with half of them."
-    aside = checkpoint.with_name(f".{checkpoint.name}.old")
+    aside = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.old")
     os.replace(checkpoint, aside)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -112,8 +112,8 @@ def discard(checkpoint: Path) -> None:
 def save_checkpoint(run: Run, snapshot: Snapshot, best: int | None = None) -> Path:
     "Write checkpoints/step_<n>, whole or not at all; returns it. `best` is the step of the best so far."
     final = run/"checkpoints"/f"step_{snapshot.step}"
-    folder = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)             # what a kill left
+    folder = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)             # what an earlier try left
     folder.mkdir(parents=True)
     whole = replace(snapshot, state=snapshot.state | {"best": best})
     try:
@@ -128,7 +128,7 @@ def save_checkpoint(run: Run, snapshot: Snapshot, best: int | None = None) -> Pa
 # %% ../../nbs/core/08_checkpoint.ipynb #b69c5a25
 def point(run: Run, name: str, to: Path) -> None:
     "Let checkpoints/<name> mean the checkpoint `to`."
-    link = run/"checkpoints"/f".{name}.tmp"
+    link = run/"checkpoints"/f".{name}.{os.getpid()}.tmp"
     link.unlink(missing_ok=True)
     link.symlink_to(to.name)
     os.replace(link, run/"checkpoints"/name)

@@ -127,8 +127,8 @@ def begun() -> dict:
 # %% ../../nbs/core/02_runs.ipynb #49efe324
 def status_of(said: str, has_summary: bool, locked: bool) -> str:
     "running, finished, failed, stopped; killed where the process went before it could say so."
+    if said == "finished" and has_summary: return said        # its report may still be written, under the lock
     if locked: return "running"
-    if said == "finished" and has_summary: return said
     return "killed" if said in ("running", "finished") else said
 
 # %% ../../nbs/core/02_runs.ipynb #1908d970
@@ -289,9 +289,10 @@ def _stem(what: dict) -> str:
 
 @contextlib.contextmanager
 def _staged(place: Path) -> Iterator[Run]:
-    "A claimed folder beside its place, which goes where the block fails; those of processes that are gone go too."
+    "A claimed folder beside its place, which goes where the block fails; those that nobody holds go too."
     place.parent.mkdir(parents=True, exist_ok=True)
-    for path in leftovers(place.parent): remove(path)
+    for path in place.parent.glob(".*.tmp"):
+        if not (alive(_writer_of(path)) or is_locked(path/".lock")): remove(path)
     folder = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     remove(folder)
     folder.mkdir()

@@ -8,9 +8,9 @@ __all__ = ['WRITERS', 'TIMINGS', 'check_precision', 'start_accelerator', 'descri
            'facts_of', 'open_folder', 'losses_on', 'valid_figures', 'learner_of', 'solved', 'start_trackers',
            'fit_until_stopped', 'figures_on', 'conclude', 'report_at_end', 'end_told', 'run_to_the_end', 'fill_job',
            'train_here', 'config_to_train', 'train', 'Trained', 'load_run', 'predict', 'plain_name', 'output_folder',
-           'plain_columns', 'as_csv', 'keep_prediction', 'sweep_rows', 'evaluate', 'write_torchscript', 'write_onnx',
-           'Format', 'refuse_difference', 'export', 'Validation', 'validate', 'parameter_table', 'describe',
-           'data_table', 'verify', 'reproduce']
+           'plain_columns', 'as_csv', 'keep_prediction', 'sweep_rows', 'judged', 'evaluate', 'write_torchscript',
+           'write_onnx', 'Format', 'refuse_difference', 'export', 'Validation', 'validate', 'parameter_table',
+           'describe', 'data_table', 'verify', 'reproduce']
 
 # %% ../../nbs/core/18_verbs.ipynb #0b35f0ed
 import contextlib
@@ -114,7 +114,8 @@ def newest_of(system: str, cfg: Config, out: str | None = None) -> Run | None:
 def run_to_resume(system: str, cfg: Config, resume: str | None, out: str | None = None) -> Run | None:
     "The run to go on with, claimed where it is not finished; None for a fresh start. Raises UserError."
     if resume is None: return None
-    if out and resume != "auto": raise UserError("--out names the folder of a new run; --resume RUN goes on in the folder of RUN")
+    if out and resume != "auto":
+        raise UserError("--out names the folder of a new run; --resume RUN goes on in the folder of RUN")
     run = newest_of(system, cfg, out) if resume == "auto" else open_run(resume)
     if run is None:
         print("there is no run of this config to go on with; a new one begins", flush=True)
@@ -200,7 +201,8 @@ def _going_on(run: Run) -> dict:
     "What a manifest says of a run that goes on now."
     here = {"pid": os.getpid(), "host": socket.gethostname()}
     before = run.manifest.get("resumed", [])
-    return {"status": "running", "ended": None, **here, "resumed": [*before, {"at": utc(), "command": command_line(), **here}]}
+    now = {"at": utc(), "command": command_line(), **here}
+    return {"status": "running", "ended": None, **here, "resumed": [*before, now]}
 
 # %% ../../nbs/core/18_verbs.ipynb #a986bbd7
 def losses_on(job: Job, model: nn.Module, split: str, limit: int | None = None) -> dict[str, float]:
@@ -321,7 +323,7 @@ def report_at_end(run: Run) -> None:
 # %% ../../nbs/core/18_verbs.ipynb #80008411
 @contextlib.contextmanager
 def end_told(job: Job) -> Iterator[None]:
-    "Context that says in the manifest how the run of a job ended, if it did not finish. Raises Stopped with the way on."
+    "Context that says in the manifest how a run ended that did not finish. Raises Stopped with the way on."
     try: yield
     except KeyboardInterrupt as e:
         _note_end(job, status="stopped")
@@ -377,11 +379,13 @@ def train_here(name: str, cfg: Config, resume: str | None = None, init_from: str
         if job.run: release(job.run)
 
 def _finished_already(run: Run, accelerator) -> Run:
-    "Say so, and write the report where a kill came before it."
-    release(run)
+    "Say so, and do what a kill left undone: take away what is half-written, write the report."
     if not accelerator.is_main_process: return run
     print(f"{run.path} is finished already", flush=True)
-    if not (run/"report.html").exists(): report_at_end(run)
+    if not run.lock: claim(run)
+    try:
+        if not (run/"report.html").exists(): report_at_end(run)
+    finally: release(run)
     return run
 
 def _trained(job: Job, parent: Run | None, out: str | None) -> Run:
@@ -498,6 +502,21 @@ def sweep_rows(trained: Trained, data: Data, limit: int, grid: dict | None = Non
     words = {"grid": grid} if grid else {}
     return trained.system.sweep(trained.model, trained.cfg, data, "valid", limit, **words)
 
+# %% ../../nbs/core/18_verbs.ipynb #50c5a881
+def judged(t: Trained, data: Data, split: str, limit: int | None) -> dict:
+    "What a trained run is like on a split: settings changed for it, metrics, baseline, samples."
+    changes = differences(t.run.config, t.cfg.model_dump(mode="json"))
+    if not changes: _tell_other_origin(t.run, data)
+    job = Job(t.run, t.system, t.cfg, data, t.model, None)
+    metrics, samples = figures_on(job, split, limit)
+    naive = t.system.baseline(t.cfg, data, split, limit)
+    return {"split": split, "changed": changes, "metrics": metrics, "baseline": naive, "samples": samples[:64]}
+
+def _tell_other_origin(run: Run, data: Data) -> None:
+    "A warning where what is judged on is not what the run began with."
+    changed = other_origin(run, data)
+    if changed: warnings.warn(f"changed since the run began: {', '.join(changed)}; what it learnt from may be tested now")
+
 # %% ../../nbs/core/18_verbs.ipynb #a0151920
 def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = True, sweep_limit: int = 32,
              checkpoint: str = "best", grid: dict | None = None, **overrides) -> Run:
@@ -507,26 +526,15 @@ def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = T
     t = load_run(run, checkpoint, **overrides)
     claim_notebook(t.run/"evaluate.ipynb")
     data = t.system.data(t.cfg, t.fitted)
-    metrics, samples = figures_on(Job(t.run, t.system, t.cfg, data, t.model, None), split, limit)
-    naive = t.system.baseline(t.cfg, data, split, limit)
-    changes = differences(t.run.config, t.cfg.model_dump(mode="json"))
-    if not changes: _tell_other_origin(t.run, data)
-    result = {"split": split, "checkpoint": checkpoint, "at": utc(), "changed": changes,
-              "metrics": metrics, "baseline": naive, "samples": samples[:64]}
+    result = {"at": utc(), "checkpoint": checkpoint} | judged(t, data, split, limit)
     if sweep and t.system.sweep: result["sweep"] = sweep_rows(t, data, sweep_limit, grid)
     write_json(t.run/"evaluation.json", result)
     report(t.run)
     return t.run
 
-def _tell_other_origin(run: Run, data: Data) -> None:
-    "A warning where what is judged on is not what the run began with."
-    changed = other_origin(run, data)
-    if changed: warnings.warn(f"changed since the run began: {', '.join(changed)}; what it was trained on may be tested now")
-
 def _check_split(split: str, limit: int | None) -> None:
     "Raises UserError for a split that there is not, or a limit below 1."
-    if split not in ("train", "valid", "test"):
-        raise UserError(f"no split {split!r}; there are train, valid and test")
+    if split not in ("train", "valid", "test"): raise UserError(no_such("split", split, ("train", "valid", "test")))
     if limit is not None and limit < 1: raise UserError(f"limit must be at least 1, it is {limit}")
 
 # %% ../../nbs/core/18_verbs.ipynb #8d9402bf
@@ -589,7 +597,7 @@ def export(run, form: str = "torchscript", out: str | None = None, checkpoint: s
 
 def _write_checked(form: Format, deployed: nn.Module, example: Tensor, path: Path) -> None:
     "Write the file beside its place, and move it there when it answers right."
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with torch.no_grad(): expected = deployed(example)
         refuse_difference(form.write(deployed, example, beside), expected)

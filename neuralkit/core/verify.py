@@ -65,6 +65,7 @@ def ending(run: Run) -> Iterator[dict]:
     yield {"what": "status", "state": "ok" if status == "finished" else "note", "why": _status_says[status]}
     if status == "finished" and not (run/"report.html").exists():
         yield {"what": "report.html", "state": "note", "why": "missing; `neuralkit report RUN` writes it"}
+    if status == "running": return                                       # what is half-written may be going on
     for path in leftovers(run.path):
         yield {"what": str(path.relative_to(run.path)), "state": "note", "why": "half-written when a process was killed"}
 
