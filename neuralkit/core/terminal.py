@@ -9,6 +9,7 @@ __all__ = ['progress', 'wishes', 'heard_by', 'Stopped', 'stop', 'StopRequest']
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -55,6 +56,8 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"stopped by {name}" + (f"; {then}" if then else ""))
         self.signal = number
 
+    def _render_traceback_(self) -> list[str]: return [f"{type(self).__name__}: {self}"]      # in a notebook
+
     @property
     def status(self) -> int:
         "The exit status by which a shell knows the signal."
@@ -70,6 +73,7 @@ class StopRequest:
     "Context in which a wish to stop is noted in `signal` instead of raised."
     def __init__(self):
         self.signal = None         # the number of the one that came
+        self.since = 0.            # when it came
 
     def __enter__(self) -> "StopRequest":
         self.hearing = heard_by(self.note)
@@ -78,8 +82,11 @@ class StopRequest:
 
     def note(self, number: int, frame) -> None:
         "The handler."
-        if self.signal is not None: raise Stopped(number)                     # asked twice
-        self.signal = number
+        now = time.monotonic()
+        if self.signal is not None:
+            if now - self.since > 1: raise Stopped(number)
+            return
+        self.signal, self.since = number, now
         print("stopping after this update; what was learnt is kept", flush=True)
 
     def __exit__(self, *error) -> None: self.hearing.__exit__(*error)
