@@ -24,6 +24,7 @@ NEVER_IMPORTED = {
     "build": "run as `python -m build`",
 }
 COMES_WITH = {                                      # imported by name, installed by a requirement
+    "nbclient": "papermill, which runs notebooks with it",
     "huggingface_hub": "transformers", "markupsafe": "jinja2", "click": "papermill", "pyarrow": "datasets",
     "pandas": "datasets", "IPython": "ipykernel",
 }
