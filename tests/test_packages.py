@@ -24,9 +24,8 @@ NEVER_IMPORTED = {
     "build": "run as `python -m build`",
 }
 COMES_WITH = {                                      # imported by name, installed by a requirement
-    "nbclient": "papermill, which runs notebooks with it",
     "huggingface_hub": "transformers", "markupsafe": "jinja2", "click": "papermill", "pyarrow": "datasets",
-    "pandas": "datasets", "IPython": "ipykernel",
+    "pandas": "datasets", "IPython": "ipykernel", "nbclient": "papermill",
 }
 AT_THE_TOP = {
     "settings.ini", "setup.py", "setup.cfg", "MANIFEST.in", "PKG-INFO", "README.md", "LICENSE", "CHANGELOG.md",
