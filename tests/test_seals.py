@@ -109,6 +109,15 @@ def test_wrong_names_are_mended(killed, whole, neuralkit):
         (killed/"checkpoints"/name).symlink_to("step_6")
     assert neuralkit(*TYPED, "--resume", "auto").status == 0 and outcome(killed) == whole
 
+def test_copy_without_links_goes_on(killed, whole, neuralkit):
+    "As some archives unpack it: best and last are folders."
+    for name in ("best", "last"):
+        link = killed/"checkpoints"/name
+        to = link.resolve()
+        link.unlink()
+        shutil.copytree(to, link)
+    assert neuralkit(*TYPED, "--resume", "auto").status == 0 and outcome(killed) == whole
+
 def test_all_broken_starts_over_in_the_same_folder_and_says_so(killed, whole, neuralkit):
     for path in checkpoints(killed): flip(path/"trainer.safetensors")
     result = neuralkit(*TYPED, "--resume", "auto")
@@ -182,6 +191,9 @@ def test_auto_on_a_finished_run_says_so_and_trains_nothing(finished, home, neura
     before = files(home)
     result = neuralkit(*TYPED, "--resume", "auto")
     assert result.status == 0 and "is finished already" in result.stdout and files(home) == before
+
+def test_report_at_the_end_knows_that_the_run_is_finished(made):
+    assert "This run is not finished" not in (made/"report.html").read_text()
 
 def test_auto_after_a_kill_before_the_report_writes_it(finished, neuralkit):
     (finished/"report.html").unlink()

@@ -20,7 +20,7 @@ from .checkpoint import (checkpoints, discard, load_trainable, point, save_check
 from .disk import keep_lines
 from .learner import Batches, Callback, Group, Learner, mean_losses, snapshot_of
 from .optim import Ema, averaged
-from .runs import Run
+from .runs import Run, remove
 from .system import Split
 from .terminal import StopRequest, progress
 
@@ -204,7 +204,7 @@ class Checkpoint(Callback):
         "Let a name mean the checkpoint of `step`, or nothing where there is none."
         path = self.run/"checkpoints"/f"step_{step}"
         if path.is_dir(): point(self.run, name, path)
-        else: (self.run/"checkpoints"/name).unlink(missing_ok=True)
+        else: remove(self.run/"checkpoints"/name)
 
     def after_update(self, learner: Learner) -> None:
         is_best = self.validate.best_step == learner.step

@@ -131,7 +131,9 @@ def point(run: Run, name: str, to: Path) -> None:
     link = run/"checkpoints"/f".{name}.{os.getpid()}.tmp"
     link.unlink(missing_ok=True)
     link.symlink_to(to.name)
-    os.replace(link, run/"checkpoints"/name)
+    place = run/"checkpoints"/name
+    if place.is_dir() and not place.is_symlink(): discard(place)       # a copy that was made without links
+    os.replace(link, place)
 
 # %% ../../nbs/core/08_checkpoint.ipynb #6d52aceb
 def step_of(path: Path) -> int | None:
