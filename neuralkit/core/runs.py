@@ -112,7 +112,7 @@ def read_manifest(path: Path) -> dict:
     "A manifest.json. Raises UserError where it is missing, torn, or says what no manifest says."
     facts = read_json(path)
     if facts is None: raise UserError(f"{path} is missing")
-    try: Manifest.model_validate_json(json.dumps(facts))
+    try: Manifest.model_validate_json(path.read_bytes())
     except ValidationError as e:
         first = e.errors()[0]
         place = ".".join(map(str, first["loc"])) or "all of it"
@@ -125,10 +125,10 @@ def begun() -> dict:
     return {"status": "running", "started": utc(), "ended": None, "pid": os.getpid(), "host": socket.gethostname()}
 
 # %% ../../nbs/core/02_runs.ipynb #49efe324
-def status_of(said: str, has_summary: bool, locked: bool) -> str:
+def status_of(said: str, has_summary: bool, lock: Path) -> str:
     "running, finished, failed, stopped; killed where the process went before it could say so."
     if said == "finished" and has_summary: return said        # its report may still be written, under the lock
-    if locked: return "running"
+    if is_locked(lock): return "running"
     return "killed" if said in ("running", "finished") else said
 
 # %% ../../nbs/core/02_runs.ipynb #1908d970
@@ -185,12 +185,13 @@ class Run:
         return str(self.path.relative_to(root) if root in self.path.parents else self.path)
     @property
     def status(self) -> str:
-        return status_of(self.manifest["status"], (self/"summary.json").exists(), is_locked(self/".lock"))
+        return status_of(self.manifest["status"], (self/"summary.json").exists(), self/".lock")
 
-    def check(self) -> None:
-        "Raises UserError where one of the small files is missing, torn, or not what the manifest was written for."
-        manifest, values, _ = self.manifest, self.config, self.summary
-        refuse_other_hash(self/"config.json", hash_of(values), manifest["config_hash"])
+    def check(self) -> tuple[dict, dict, dict | None]:
+        "(manifest, config, summary). Raises UserError where one is missing, torn, or not what the manifest is of."
+        manifest, config, summary = self.manifest, self.config, self.summary
+        refuse_other_hash(self/"config.json", hash_of(config), manifest["config_hash"])
+        return manifest, config, summary
 
     @property
     def flaw(self) -> str | None:
@@ -378,13 +379,17 @@ def run_table(runs: list[Run]) -> list[dict]:
 
 def _run_row(run: Run, first: dict) -> dict:
     "A row of the table; a broken run says why."
-    if flaw := run.flaw: return {"run": run.name, "status": "broken", "settings": {}, "test": {}, "flaw": flaw}
-    manifest, config = run.manifest, run.config
-    before = first.setdefault(run.system, config)
+    try: manifest, config, summary = run.check()
+    except (UserError, OSError) as e: return _broken_row(run, str(e))
+    before = first.setdefault(manifest["system"], config)
     settings = {name: value for name, (_, value) in differences(before, config).items()}
     took = minutes(manifest.get("started"), manifest.get("ended"))
-    return {"run": run.name, "status": run.status, "device": manifest.get("device"), "steps": manifest.get("steps"),
-            "minutes": took, "settings": settings, "test": _figures(run.summary or {})}
+    status = status_of(manifest["status"], summary is not None, run/".lock")
+    return {"run": run.name, "status": status, "device": manifest.get("device"), "steps": manifest.get("steps"),
+            "minutes": took, "settings": settings, "test": _figures(summary or {})}
+
+def _broken_row(run: Run, flaw: str) -> dict:
+    return {"run": run.name, "status": "broken", "settings": {}, "test": {}, "flaw": flaw}
 
 def _figures(summary: dict) -> dict:
     test = summary.get("test")

@@ -8,7 +8,7 @@ __all__ = ['WRITERS', 'TIMINGS', 'check_precision', 'start_accelerator', 'descri
            'facts_of', 'open_folder', 'losses_on', 'valid_figures', 'learner_of', 'solved', 'start_trackers',
            'fit_until_stopped', 'figures_on', 'conclude', 'report_at_end', 'end_told', 'run_to_the_end', 'fill_job',
            'train_here', 'config_to_train', 'train', 'Trained', 'load_run', 'predict', 'plain_name', 'output_folder',
-           'plain_columns', 'as_csv', 'keep_prediction', 'sweep_rows', 'judged', 'evaluate', 'write_torchscript',
+           'plain_columns', 'as_csv', 'keep_prediction', 'sweep_rows', 'evaluation_of', 'evaluate', 'write_torchscript',
            'write_onnx', 'Format', 'refuse_difference', 'export', 'Validation', 'validate', 'parameter_table',
            'describe', 'data_table', 'verify', 'reproduce']
 
@@ -503,7 +503,7 @@ def sweep_rows(trained: Trained, data: Data, limit: int, grid: dict | None = Non
     return trained.system.sweep(trained.model, trained.cfg, data, "valid", limit, **words)
 
 # %% ../../nbs/core/18_verbs.ipynb #50c5a881
-def judged(t: Trained, data: Data, split: str, limit: int | None) -> dict:
+def evaluation_of(t: Trained, data: Data, split: str, limit: int | None) -> dict:
     "What a trained run is like on a split: settings changed for it, metrics, baseline, samples."
     changes = differences(t.run.config, t.cfg.model_dump(mode="json"))
     if not changes: _tell_other_origin(t.run, data)
@@ -526,7 +526,7 @@ def evaluate(run, split: str = "test", limit: int | None = None, sweep: bool = T
     t = load_run(run, checkpoint, **overrides)
     claim_notebook(t.run/"evaluate.ipynb")
     data = t.system.data(t.cfg, t.fitted)
-    result = {"at": utc(), "checkpoint": checkpoint} | judged(t, data, split, limit)
+    result = {"at": utc(), "checkpoint": checkpoint} | evaluation_of(t, data, split, limit)
     if sweep and t.system.sweep: result["sweep"] = sweep_rows(t, data, sweep_limit, grid)
     write_json(t.run/"evaluation.json", result)
     report(t.run)
