@@ -210,7 +210,6 @@ class Run:
     def metrics(self) -> list[dict]:
         "The logged rows; a torn line is passed over, with a warning."
         return read_log(self/"metrics.jsonl")
-
     def finish(self, summary: dict) -> None:
         "Write the final metrics, last and in one step: their absence means that the run is not finished."
         self.note(status="finished", ended=utc())
