@@ -472,3 +472,43 @@ def test_report_of_a_million_rows_is_thin(finished, home):
     seconds, kilobytes = map(float, result.stdout.splitlines()[-1].split())
     assert seconds < 15 and kilobytes < 400_000
     assert (finished/"report.html").stat().st_size < 8e6
+
+
+# --- what strangers leave beside, and who listens
+
+def test_what_others_keep_beside_out_is_left_alone(home, neuralkit):
+    (home/".mine.tmp").mkdir()
+    (home/".notes.12.tmp").write_text("precious")
+    assert neuralkit(*TYPED, "--out", home/"run").status == 0
+    assert (home/".mine.tmp").is_dir() and (home/".notes.12.tmp").read_text() == "precious"
+
+def test_each_kept_checkpoint_keeps_the_best_it_knows(home, neuralkit):
+    "Best at an early step, then at the newest: with the newest damaged, the one before goes on with its own best."
+    from neuralkit.core.checkpoint import Snapshot, save_checkpoint, tidy
+    import torch
+    run = create_run("predictor", __import__("neuralkit.predictor.config", fromlist=["PRESETS"]).PRESETS["test"])
+    for step, best in ((3, 3), (6, 3), (9, 3), (12, 12)):
+        save_checkpoint(run, Snapshot({"w": torch.zeros(1)}, {"w": torch.zeros(1)}, {"step": step}), best)
+        tidy(run, keep=2)
+    assert [path.name for path in checkpoints(run)] == ["step_12", "step_9", "step_3"]
+    release(run)
+
+def test_nobody_reads_and_training_goes_on(home):
+    words = ["train", "predictor", "--preset", "test", "--epochs", "3", "--early_stopping_patience", "0"]
+    script = f"{sys.executable} -m neuralkit {' '.join(words)} | head -1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=home, env=os.environ | {"NEURALKIT_HOME": str(home)})
+    [run] = find_runs()
+    assert run.status == "finished" and done.stderr == ""
+
+def test_last_is_the_newest_whatever_its_name(finished, home, neuralkit):
+    assert neuralkit(*TYPED, "--out", home/"runs"/"predictor"/"baseline").status == 0
+    assert neuralkit(*TYPED, "--seed", 3).status == 0
+    assert neuralkit("report", "last").stdout.strip().split("/")[-2].endswith("-s3")
+
+def test_init_from_another_system_is_refused(finished, refused):
+    refused(["train", "sgdd", "--preset", "test", "--init-from", finished.path], ["predictor", "sgdd"])
+
+def test_best_weights_that_are_gone_are_told_by_verify(finished, neuralkit):
+    shutil.rmtree(finished/"checkpoints")
+    result = neuralkit("verify", finished.path, "--no-origin")
+    assert result.status == 1 and "checkpoints/best" in result.stderr

@@ -22,7 +22,7 @@ from .learner import Batches, Callback, Group, Learner, mean_losses, snapshot_of
 from .optim import Ema, averaged
 from .runs import Run, remove
 from .system import Split
-from .terminal import StopRequest, progress
+from .terminal import StopRequest, progress, say
 
 # %% ../../nbs/core/10_callbacks.ipynb #3ff51670
 def at_end(learner: Learner) -> bool:
@@ -98,7 +98,7 @@ class Log(Callback):
         speed = done.tokens/seconds
         timing = {"examples_per_s": done.examples/seconds, "tokens_per_s": speed, "seconds": round(self.told, 3)}
         self.write(learner, "train", means, timing)
-        if learner.accelerator.is_main_process: print(progress_line(learner, means, speed, self.unit), flush=True)
+        if learner.accelerator.is_main_process: say(progress_line(learner, means, speed, self.unit))
 
     def write(self, learner: Learner, split: str, values: dict, timing: dict) -> None:
         "One row of metrics.jsonl, and its values to the trackers."
@@ -111,7 +111,7 @@ class Log(Callback):
         "A row of the validation split; the first six of its figures are printed."
         if learner.accelerator.is_main_process:
             few = [f"{name} {value:.4f}" for name, value in list(row.items())[:6]]
-            print("  valid  " + "  ".join(few), flush=True)
+            say("  valid  " + "  ".join(few))
         self.write(learner, "valid", row, {})
 
     def state(self) -> dict:

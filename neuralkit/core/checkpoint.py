@@ -154,10 +154,16 @@ def strays(run: Run) -> list[Path]:
 
 # %% ../../nbs/core/08_checkpoint.ipynb #a6d090b6
 def tidy(run: Run, keep: int) -> None:
-    "Remove all but the newest `keep` checkpoints and the best."
-    best = (run/"checkpoints"/"best").resolve()
-    for path in checkpoints(run)[keep:]:
-        if path.resolve() != best: discard(path)
+    "Remove all but the newest `keep` checkpoints and the best that each of them knows."
+    there = checkpoints(run)
+    kept = {step_of(path) for path in there[:keep]} | {_best_known(path) for path in there[:keep]}
+    for path in there[keep:]:
+        if step_of(path) not in kept: discard(path)
+
+def _best_known(path: Path) -> int | None:
+    "The best step that a checkpoint knows; None where it cannot say."
+    try: return read_json(path/"state.json")["best"]
+    except (UserError, TypeError, KeyError): return None
 
 # %% ../../nbs/core/08_checkpoint.ipynb #4ba92a40
 class Damaged(UserError):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'ARGUMENTS', 'USAGE', 'spellings', 'complete_with', 'add_fields', 'add_words', 'value_of', 'values_of',
-           'OneSpelling', 'Parser', 'leading', 'system_argument', 'run_words', 'name_a_run', 'run_argument',
+           'OneSpelling', 'Listing', 'Parser', 'leading', 'system_argument', 'run_words', 'name_a_run', 'run_argument',
            'add_config', 'changes', 'settings', 'cell_text', 'print_table', 'verb', 'systems_command', 'config_command',
            'describe_command', 'prepare_command', 'data_command', 'validate_command', 'train_command',
            'print_evaluation', 'evaluate_command', 'show_lines', 'show_table', 'predict_command', 'export_command',
@@ -27,7 +27,7 @@ from .config import (UserError, about_field, choices_of, fields, flat, names, ne
                                    to_yaml)
 from .page import column_names, format_value
 from .report import metric_columns
-from .terminal import Stopped, heard_by, stop
+from .terminal import Stopped, heard_by, say, stop
 from .words import FORMATS, WORDS, config_of
 
 # %% ../../nbs/core/19_cli.ipynb #d78c2225
@@ -106,6 +106,9 @@ class OneSpelling(argparse.HelpFormatter):
         value = self._format_args(action, "VALUE") if action.nargs != 0 else ""
         return f"{action.option_strings[0]} {value}".strip()
 
+class Listing(OneSpelling, argparse.RawDescriptionHelpFormatter):
+    "The same, with what follows the flags as it is."
+
 class Parser(argparse.ArgumentParser):
     "argparse that fails in one sentence, with the nearest flag for one that is not known."
     def __init__(self, *args, **words):
@@ -137,7 +140,7 @@ def system_argument(parser: argparse.ArgumentParser, words: list[str]) -> Card |
     named = leading(parser, words, f"a SYSTEM ({listed})")
     if named: return load_card(named)
     about = [f"  {name:<12}{load_card(name).about}" for name in SYSTEMS]
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = Listing
     parser.epilog = "\n".join(["systems:", *about, "", f"`{parser.prog} SYSTEM --help` lists what can be set."])
 
 # %% ../../nbs/core/19_cli.ipynb #5d637f6e
@@ -489,13 +492,13 @@ def run_command(words: list[str]) -> None:
 # %% ../../nbs/core/19_cli.ipynb #20987e58
 def complain(what, status: int) -> int:
     "Print one sentence, of several processes in the first alone; returns the exit status."
-    if os.environ.get("RANK", "0") == "0": print(f"neuralkit: {what}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0": say(f"neuralkit: {what}", file=sys.stderr)
     return status
 
 # %% ../../nbs/core/19_cli.ipynb #2a8a7378
 def show_warning(message, *where, **more) -> None:
     "A warning as one line."
-    print(f"warning: {message}", file=sys.stderr)
+    say(f"warning: {message}", file=sys.stderr)
 
 # %% ../../nbs/core/19_cli.ipynb #fb035592
 def parser_for(words: list[str]) -> Parser:
@@ -525,6 +528,7 @@ def main(words: list[str] | None = None) -> int:
     warnings.showwarning = show_warning
     try:
         with heard_by(stop): run_command(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()
     except UserError as e: return complain(e, 2)
     except Stopped as e: return complain(e, e.status)
     except KeyboardInterrupt: return complain("interrupted", 130)

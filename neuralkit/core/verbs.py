@@ -40,7 +40,7 @@ from .report import run_notices, run_report
 from .runs import (Run, claim, claim_notebook, create_run, find_runs, is_run_folder, locate, open_run,
                                  read_sealed, release, runs_root, utc)
 from .system import Data, System, load_system
-from .terminal import Stopped, StopRequest
+from .terminal import Stopped, StopRequest, say
 from .verify import finding, findings
 from .words import FORMATS, command_line, config_of, config_of_run
 
@@ -103,7 +103,7 @@ def refuse_other_config(run: Run, cfg: Config) -> None:
 # %% ../../nbs/core/18_verbs.ipynb #8aee6955
 def newest_of(system: str, cfg: Config, out: str | None = None) -> Run | None:
     "The newest run of this very config, or the run in the folder `out`; None where there is none. Raises UserError."
-    if out: return open_run(out) if is_run_folder(Path(out).expanduser()) else None
+    if out: return open_run(out) if is_run_folder(Path(os.path.expanduser(out))) else None
     for run in reversed(find_runs(system)):
         flaw = run.flaw
         if flaw: warnings.warn(f"{run.path} is broken and passed over: {flaw}")
@@ -118,7 +118,7 @@ def run_to_resume(system: str, cfg: Config, resume: str | None, out: str | None 
         raise UserError("--out names the folder of a new run; --resume RUN goes on in the folder of RUN")
     run = newest_of(system, cfg, out) if resume == "auto" else open_run(resume)
     if run is None:
-        print("there is no run of this config to go on with; a new one begins", flush=True)
+        say("there is no run of this config to go on with; a new one begins")
         return None
     if run.system != system: raise UserError(f"{run.path} is a run of {run.system}, not of {system}")
     refuse_other_config(run, cfg)
@@ -130,7 +130,7 @@ def _take_up(run: Run) -> None:
     before, manifest = run.status, run.manifest
     claim(run)
     where = "" if manifest["host"] == socket.gethostname() else f" on {manifest['host']}"
-    print(f"going on with {run.path}, which was {before}{where}", flush=True)
+    say(f"going on with {run.path}, which was {before}{where}")
 
 # %% ../../nbs/core/18_verbs.ipynb #c6cf57f5
 def other_origin(run: Run, data: Data) -> list[str]:
@@ -194,7 +194,7 @@ def open_folder(job: Job, parent: Run | None = None, out: str | None = None) -> 
         name = job.system.card.name
         run = create_run(name, job.cfg, command_line(), parent and parent.name, job.data.fitted, out, **facts)
     claim_notebook(run/"notebook.ipynb")
-    print(f"run folder {run.path}", flush=True)
+    say(f"run folder {run.path}")
     return run
 
 def _going_on(run: Run) -> dict:
@@ -251,7 +251,7 @@ def solved(job: Job, learner: Learner) -> bool:
     if found is None: return False
     losses = losses_on(job, job.model, "train")
     chosen = "  ".join(f"{name} {v:.4g}" for name, v in found.items() if isinstance(v, float))
-    print(f"solved in {seconds:.2f} s  loss {losses['loss']:.4f}  {chosen}", flush=True)
+    say(f"solved in {seconds:.2f} s  loss {losses['loss']:.4f}  {chosen}")
     if job.main: job.run.note(solved=found)
     take_solution(learner, losses, seconds)
     return True
@@ -296,7 +296,7 @@ def conclude(job: Job, learner: Learner, best_loss: float) -> None:
     run, limit, there = job.run, job.cfg.training.test_limit, len(job.data.test)
     load_trainable(job.model, weights_of(run, "best"), run.path)
     job.model.eval()
-    print(f"evaluating the best checkpoint on {min(limit or there, there)} test examples", flush=True)
+    say(f"evaluating the best checkpoint on {min(limit or there, there)} test examples")
     _keep_calibration(job)
     found, samples = figures_on(job, "test", limit)
     naive = job.system.baseline(job.cfg, job.data, "test", limit)
@@ -318,7 +318,7 @@ def report_at_end(run: Run) -> None:
     try: report(run)
     except Stopped as e: raise Stopped(e.signal, later) from None
     except OSError as e: raise OSError(f"the report could not be written ({e}); {later}") from None
-    print(f"report {run/'report.html'}", flush=True)
+    say(f"report {run/'report.html'}")
 
 # %% ../../nbs/core/18_verbs.ipynb #80008411
 @contextlib.contextmanager
@@ -328,13 +328,19 @@ def end_told(job: Job) -> Iterator[None]:
     except KeyboardInterrupt as e:
         _note_end(job, status="stopped")
         number = e.signal if isinstance(e, Stopped) else signal.SIGINT
-        raise Stopped(number, f"go on with --resume {job.run.path}" if job.run else "") from None
+        raise Stopped(number, _way_on(job.run)) from None
     except BaseException as e:
         _note_end(job, status="failed", error=f"{type(e).__name__}: {e}"[:500])
         raise
 
+def _way_on(run: Run | None) -> str:
+    "What is left to do for a run that was stopped."
+    if run is None: return ""
+    if (run/"summary.json").exists(): return f"the run is finished; `neuralkit report {run.path}` writes its report"
+    return f"go on with --resume {run.path}"
+
 def _note_end(job: Job, **facts) -> None:
-    if not (job.run and job.main): return
+    if not (job.run and job.main) or (job.run/"summary.json").exists(): return
     if job.learner: facts["steps"] = job.learner.step
     with contextlib.suppress(OSError): job.run.note(ended=utc(), **facts)
 
@@ -381,7 +387,7 @@ def train_here(name: str, cfg: Config, resume: str | None = None, init_from: str
 def _finished_already(run: Run, accelerator) -> Run:
     "Say so, and do what a kill left undone: take away what is half-written, write the report."
     if not accelerator.is_main_process: return run
-    print(f"{run.path} is finished already", flush=True)
+    say(f"{run.path} is finished already")
     if not run.lock: claim(run)
     try:
         if not (run/"report.html").exists(): report_at_end(run)
@@ -390,6 +396,8 @@ def _finished_already(run: Run, accelerator) -> Run:
 
 def _trained(job: Job, parent: Run | None, out: str | None) -> Run:
     "Fill the job, and train it from its newest checkpoint, from its parent's weights, or from the start."
+    name = job.system.card.name
+    if parent and parent.system != name: raise UserError(f"{parent.path} is a run of {parent.system}, not of {name}")
     snapshot = newest_checkpoint(job.run) if job.run else None
     _say_where(job, snapshot)
     fill_job(job, parent)
@@ -398,7 +406,7 @@ def _trained(job: Job, parent: Run | None, out: str | None) -> Run:
 
 def _say_where(job: Job, snapshot: Snapshot | None) -> None:
     if not (job.run and job.main): return
-    print(f"from step {snapshot.step} on" if snapshot else "from the start: there is no whole checkpoint", flush=True)
+    say(f"from step {snapshot.step} on" if snapshot else "from the start: there is no whole checkpoint")
 
 # %% ../../nbs/core/18_verbs.ipynb #05ee115f
 def config_to_train(system: str, preset: str | None, config: str | None, resume: str | None,
@@ -420,7 +428,7 @@ def train(system: str, preset: str | None = None, config: str | None = None, res
     from accelerate import notebook_launcher
     before = {run.path for run in find_runs(system)}
     notebook_launcher(train_here, (system, cfg, resume, init_from, out), num_processes=num_processes)
-    if out: return Run(Path(out).expanduser().absolute())
+    if out: return Run(Path(os.path.expanduser(out)).absolute())
     trained = [run for run in find_runs(system) if resume or run.path not in before]
     return trained[-1]
 
@@ -461,7 +469,7 @@ def plain_name(text: str) -> str:
 # %% ../../nbs/core/18_verbs.ipynb #adae007e
 def output_folder(out: str | None, default: Path) -> Path:
     "The folder that `--out` names, or `default`, made where it is missing. Raises UserError."
-    folder = Path(out).expanduser() if out else default
+    folder = Path(os.path.expanduser(out)) if out else default
     try: folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError: raise UserError(f"--out {folder} is a file; a folder was expected") from None
     return folder
@@ -590,7 +598,7 @@ def export(run, form: str = "torchscript", out: str | None = None, checkpoint: s
     t = load_run(run, checkpoint, device="cpu")
     if not t.system.export: raise UserError(f"{t.run.system} has no exported form")
     deployed, example = t.system.export(t.model.cpu(), t.cfg, t.fitted)
-    path = Path(out).expanduser() if out else t.run/"export"/f"model{WRITERS[form].ending}"
+    path = Path(os.path.expanduser(out)) if out else t.run/"export"/f"model{WRITERS[form].ending}"
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_checked(WRITERS[form], deployed, example, path)
     return path

@@ -63,6 +63,8 @@ def ending(run: Run) -> Iterator[dict]:
     "Findings about how a run ended: its status, summary, report, and what a kill left."
     status = run.status
     yield {"what": "status", "state": "ok" if status == "finished" else "note", "why": _status_says[status]}
+    if status == "finished" and not (run/"checkpoints"/"best"/"model.safetensors").exists():
+        yield {"what": "checkpoints/best", "state": "broken", "why": "a finished run without its best weights"}
     if status == "finished" and not (run/"report.html").exists():
         yield {"what": "report.html", "state": "note", "why": "missing; `neuralkit report RUN` writes it"}
     if status == "running": return                                       # what is half-written may be going on
