@@ -266,6 +266,7 @@ BROKEN = {
     "hash by hand":          ("manifest.json", lambda text: text.replace('"config_hash": "', '"config_hash": "0')),
     "key gone":              ("manifest.json", lambda text: text.replace('"system"', '"sistem"')),
     "data by hand":          ("manifest.json", lambda text: text.replace('"data": [', '"data": "none", "was": [')),
+    "data without a name":   ("manifest.json", lambda text: text.replace(chr(34) + "name" + chr(34) + ": ", chr(34) + "nom" + chr(34) + ": ")),
     "config torn":           ("config.json", lambda text: text[:40]),
     "config gone":           ("config.json", None),
     "config a number":       ("config.json", lambda text: "3"),

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'SCHEMA_VERSION', 'RUN_NAME', 'STATUS', 'EVALUATION', 'home', 'runs_root', 'utc', 'git_state', 'versions',
-           'Manifest', 'read_manifest', 'begun', 'status_of', 'json_of', 'hash_of', 'refuse_other_hash', 'Run',
-           'read_sealed', 'alive', 'leftovers', 'remove', 'claim', 'release', 'create_run', 'is_run_folder',
-           'find_runs', 'locate', 'open_run', 'minutes', 'run_table', 'keep_reference', 'claim_notebook']
+           'DataFact', 'ModelFact', 'Manifest', 'read_manifest', 'begun', 'status_of', 'json_of', 'hash_of',
+           'refuse_other_hash', 'Run', 'read_sealed', 'alive', 'leftovers', 'remove', 'claim', 'release', 'create_run',
+           'is_run_folder', 'find_runs', 'locate', 'open_run', 'minutes', 'run_table', 'keep_reference',
+           'claim_notebook']
 
 # %% ../../nbs/core/02_runs.ipynb #57eb90b4
 import contextlib
@@ -84,6 +85,16 @@ SCHEMA_VERSION = 2
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}-s\d+(-\d+)?")
 STATUS = Literal["running", "finished", "failed", "stopped"]
 
+class DataFact(BaseModel):
+    "Of a source of data."
+    name: str
+    sha256: str | None
+
+class ModelFact(BaseModel):
+    "Of a frozen model."
+    id: str
+    sha256: str | None
+
 class Manifest(BaseModel):
     "What every manifest says."
     model_config = ConfigDict(extra="allow", strict=True)
@@ -103,8 +114,9 @@ class Manifest(BaseModel):
     calibration: str | None = None       # and of calibration.json
     git: dict = {}
     packages: dict[str, str] = {}
-    data: list[dict] = []                # of each source: name, kind, sha256, rows
-    models: list[dict] = []              # of each frozen model: id, sha256
+    data: list[DataFact] = []
+    models: list[ModelFact] = []
+    resumed: list[dict] = []             # when it was gone on with
     device: str | None = None
     steps: int | None = None
 
