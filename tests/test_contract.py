@@ -166,7 +166,8 @@ def test_one_batch_can_be_learnt_by_heart(system, cfg, data, batch):
 def test_every_trainable_parameter_gets_a_gradient(system, cfg, data, batch, preset, home):
     if preset != "test":
         longer = {"hours": 1000} if "hours" in fields(system.card.config) else {}                  # data for its windows
-        cfg = changed(cfg, model=system.card.presets[preset].model, **longer)
+        part = "model" if "model" in type(cfg).model_fields else "encoder"
+        cfg = changed(cfg, **{part: getattr(system.card.presets[preset], part)}, **longer)
         data = system.data(cfg)
         batch = data.train.batch(list(range(8)), generator_for(NOISE))
     model = build(system, cfg, data)

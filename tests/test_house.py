@@ -160,7 +160,7 @@ def test_imports_are_read_right(tmp_path, monkeypatch):
     path.write_text("import a.b\nfrom ..sgdd import data\ndef f():\n    from . import runs\n    from neuralkit.timellm.model import M\nfrom .. import predictor")
     assert {"a.b", "neuralkit.sgdd", "neuralkit.sgdd.data", "neuralkit.core.runs", "neuralkit.timellm.model", "neuralkit.predictor"} <= imports(path)
 
-@pytest.mark.parametrize("module, unwanted", [("neuralkit.core.report", "torch transformers"), ("neuralkit.core.runs", "torch numpy plotly"),
+@pytest.mark.parametrize("module, unwanted", [("neuralkit.core.report", "torch transformers"), ("neuralkit.core.runs", "torch numpy plotly"), ("neuralkit.core.monitor", "torch numpy plotly"),
                                               ("neuralkit.core.config", "torch numpy"), ("neuralkit.core.cli", "torch transformers polars plotly"),
                                               *[(f"neuralkit.{system}.config", "torch transformers polars plotly datasets numpy") for system in SYSTEMS if (REPO/"neuralkit"/system).is_dir()], ("neuralkit.core.papermill", "torch numpy pydantic yaml neuralkit.core.config"),
                                               ("neuralkit", "torch numpy pydantic neuralkit.core")])

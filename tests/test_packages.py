@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO, TIMEOUT
 from test_house import GENERATED, NOTEBOOKS, cells, source, tracked
 
-IMPORTED_AS = {"pyyaml": "yaml"}                    # where the module is not called like its package
+IMPORTED_AS = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml"}                    # where the module is not called like its package
 NEVER_IMPORTED = {
     "ipykernel": "papermill runs a notebook in its kernel",
     "jupyterlab": "where notebooks are read and changed",

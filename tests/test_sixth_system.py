@@ -6,7 +6,7 @@ import pytest
 
 from conftest import REPO, TIMEOUT, Result
 
-LINE = '           "timellm": "neuralkit.timellm"}'
+LINE = '           "temporal": "neuralkit.temporal"}'
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ class TrainingConfig(Config):
 
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     min_learning_rate: float = Field(0.05, ge=0, le=1, description="last learning rate, as a share of the peak")
-    warmup: float = Field(0.05, ge=0, le=1, description="share of the updates in which the learning rate rises")
+    warmup: float = Field(
+        0.05, ge=0, description="share of the updates in which the learning rate rises; from 1 on, their number")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's; not on norms, biases and other vectors")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's decay of the gradient's square")
@@ -81,11 +82,13 @@ class Card:
     describe_words: tuple[Word, ...] = ()
     prepare_words: tuple[Word, ...] = ()     # of `data prepare`
     draws: bool = False                      # answers are a table with a picture, not lines
+    ablations: tuple[tuple[str, tuple], ...] = ()      # (field, values) that `ablate` varies where nothing is named
 
 # %% ../../nbs/core/05_card.ipynb #a893b258
 SYSTEMS = {"sgdd": "neuralkit.sgdd",
            "predictor": "neuralkit.predictor",
-           "timellm": "neuralkit.timellm"}
+           "timellm": "neuralkit.timellm",
+           "temporal": "neuralkit.temporal"}
 
 def load_card(name: str) -> Card:
     "The card of this system. Raises UserError."

@@ -9,7 +9,7 @@ __all__ = ['UserError', 'nearest', 'no_such', 'Config', 'fields', 'names', 'flat
 # %% ../../nbs/core/00_config.ipynb #472bca27
 import difflib, hashlib, json, types, typing
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,6 +41,7 @@ class Config(BaseModel):
     "Base of every configuration section: frozen, unknown keys refused, NaN and infinity refused."
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
     aliases: ClassVar[dict[str, str]] = {}       # further names of fields -> their dotted names
+    foreign: ClassVar[dict[str, Callable]] = {}  # names of another program -> (value, settings so far) -> fields
 
 # %% ../../nbs/core/00_config.ipynb #8d41b8e6
 def fields(cls: type[Config], prefix: str = "") -> dict[str, FieldInfo]:
@@ -178,13 +179,23 @@ def _with_words(cls: type[Config], settings: dict, words: list[tuple]) -> Config
     known = names(cls)
     leaves = fields(cls)
     places = {}
-    for name, value, file in words:
+    for name, value, file in _translated(cls, settings, words):
         if name not in known: raise UserError(_unknown(name, known, file))
         dotted = known[name]
         settings[dotted] = parse_value(leaves[dotted], value)
         places[dotted] = file, name
     try: return cls.model_validate(nested(settings))
     except ValidationError as e: raise UserError(_explain(e, places)) from None
+
+def _translated(cls: type[Config], settings: dict, words: list[tuple]) -> Iterator[tuple]:
+    "The words, those of another program as fields of this one; `settings` holds what came before. Raises UserError."
+    for name, value, file in words:
+        if name not in cls.foreign:
+            yield name, value, file
+            continue
+        try: said = cls.foreign[name](value, settings)
+        except (TypeError, ValueError) as e: raise UserError(f"{_place(file, name)}{name}: {e} (given: {value!r})") from None
+        for ours, meant in said.items(): yield ours, meant, file
 
 # %% ../../nbs/core/00_config.ipynb #77d65af2
 def resolve(cls: type[Config],

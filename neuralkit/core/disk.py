@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEAL', 'write_atomic', 'finite', 'write_json', 'read_json', 'file_hash', 'seal', 'broken_seal', 'lock_file',
-           'is_locked', 'row_in', 'log_lines', 'torn_lines', 'read_log', 'keep_lines', 'Thinner', 'thin_log']
+           'is_locked', 'add_row', 'row_in', 'log_lines', 'torn_lines', 'read_log', 'keep_lines', 'Thinner', 'thin_log']
 
 # %% ../../nbs/core/01_disk.ipynb #cfcf97a6
 import hashlib
@@ -110,6 +110,12 @@ def is_locked(path: Path) -> bool:
     except OSError: return True
     if lock: lock.release()
     return lock is None
+
+# %% ../../nbs/core/01_disk.ipynb #b2f00002
+def add_row(path: Path, row: dict) -> None:
+    "Append one line to a log; NaN and infinity become null."
+    with open(path, "a", encoding="utf-8") as f:
+        f.write(json.dumps(finite(row), allow_nan=False) + "\n")
 
 # %% ../../nbs/core/01_disk.ipynb #8c56e036
 def row_in(line: bytes) -> dict | None:

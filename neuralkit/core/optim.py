@@ -17,7 +17,7 @@ from .card import TrainingConfig
 # %% ../../nbs/core/07_optim.ipynb #cb4776c6
 def learning_rate(step: int, total: int, cfg: TrainingConfig) -> float:
     "The rate of update `step` (0 is the first) of `total`."
-    warm = round(cfg.warmup*total)
+    warm = min(total, round(cfg.warmup if cfg.warmup >= 1 else cfg.warmup*total))
     if step < warm: return cfg.learning_rate*(step + 1)/warm
     done = min(1., (step - warm)/max(1, total - 1 - warm))         # share of the fall
     least = cfg.min_learning_rate

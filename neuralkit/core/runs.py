@@ -30,7 +30,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from .config import Config, UserError, config_hash, differences, flat, nearest
-from .disk import (file_hash, finite, is_locked, lock_file, read_json, read_log,
+from .disk import (add_row, file_hash, finite, is_locked, lock_file, read_json, read_log,
                                  write_atomic, write_json)
 
 # %% ../../nbs/core/02_runs.ipynb #c81ada34
@@ -217,8 +217,7 @@ class Run:
 
     def log(self, **row) -> None:
         "Append one line to metrics.jsonl."
-        with open(self/"metrics.jsonl", "a", encoding="utf-8") as f:
-            f.write(json.dumps(finite(row), allow_nan=False) + "\n")
+        add_row(self/"metrics.jsonl", row)
 
     def metrics(self) -> list[dict]:
         "The logged rows; a torn line is passed over, with a warning."

@@ -77,7 +77,7 @@ class System:
 
     ready: Callable | None = None     # (cfg): raises UserError where training cannot go well; before anything is read
     solve: Callable | None = None     # (model, cfg, data) -> what it chose; None where the config wants descent
-    callbacks: Callable | None = None # (cfg, data) -> callbacks of its own, placed before those that log and save
+    callbacks: Callable | None = None # (cfg, data, run folder) -> callbacks of its own, before those that log and save
     calibrate: Callable | None = None # (model, cfg, data) -> what is measured after training; joins what was fitted
     sweep: Callable | None = None     # (model, cfg, data, split, limit[, grid]) -> rows over choices at use
     describe: Callable | None = None  # (cfg, **describe words) -> rows, where parameters alone do not say enough

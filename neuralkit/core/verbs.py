@@ -223,7 +223,7 @@ def valid_figures(job: Job, model: nn.Module) -> dict:
 def learner_of(job: Job, request: StopRequest) -> tuple[Learner, Validate]:
     "The learner of a job, and the callback that knows its best."
     plan = job.cfg.training
-    own = job.system.callbacks(job.cfg, job.data) if job.system.callbacks else []
+    own = job.system.callbacks(job.cfg, job.data, job.run.path) if job.system.callbacks else []
     log = _log_of(job)
     validate = _validate_of(job, log)
     save = Checkpoint(job.run, plan.checkpoint_every, plan.keep, validate)
@@ -281,7 +281,8 @@ def _start_wandb(run: Run, training: TrainingConfig):
 def fit_until_stopped(learner: Learner, request: StopRequest) -> None:
     "Train to the end. Raises Stopped where a signal came."
     with request: learner.fit()
-    if learner.stop == "signal": raise Stopped(request.signal or signal.SIGTERM)
+    alone = learner.accelerator.num_processes == 1        # of several, one may have heard it and the others not
+    if learner.stop == "signal" or (alone and request.signal): raise Stopped(request.signal or signal.SIGTERM)
 
 # %% ../../nbs/core/18_verbs.ipynb #e5edfec0
 def figures_on(job: Job, split: str, limit: int | None) -> tuple[dict, list[dict]]:

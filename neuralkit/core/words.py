@@ -33,6 +33,19 @@ WORDS = {
     "out": "folder of the report; none is runs/<system>/validation-<name>",
     "run_folder": "the run folder itself; none is runs/<system>/<time>-<hash of the config>-s<seed>",
     "quick": "the smallest size, the preset `test`: does it all work? Ends in a minute or two",
+    "vary": "a config field and its values, FIELD=V1,V2,...; a value that is a list stands in brackets; "
+            "may be given several times; none is what the system proposes",
+    "seeds": "seeds that every cell is trained with, by comma; three at least",
+    "grid": "all combinations of the values, instead of one field at a time",
+    "updates": "of every run; none is as many as the base's config makes",
+    "metrics": "test figures to show, by comma; none is the first four",
+    "ablation_folder": "folder of the ablation; none is runs/<system>/ablation-<hash of its plan>",
+    "cluster": "train the runs as jobs: slurm, or local (processes of this machine)",
+    "cluster_options": "what each job gets, as NAME=VALUE: partition, gpus, time (minutes), memory (GB), "
+                       "or what else submitit knows, such as slurm_account",
+    "jobs": "jobs at once; none is all of them on slurm, on this machine one a GPU, or two",
+    "every": "seconds between two looks",
+    "once": "look once, and end",
 }
 
 # %% ../../nbs/core/15_words.ipynb #bd24e518
