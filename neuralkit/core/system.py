@@ -84,6 +84,7 @@ class System:
     prepare: Callable | None = None   # (**prepare words) -> rows: raw records into the form that `data` takes
     export: Callable | None = None    # (model, cfg, fitted) -> (module as deployed, an input to try it on)
     draw: Callable | None = None      # (rows of predict) -> sections
+    pages: Callable | None = None     # (run): writes further pages beside the report
 
 # %% ../../nbs/core/06_system.ipynb #a3148eb6
 def load_system(name: str) -> System:

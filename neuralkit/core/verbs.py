@@ -89,7 +89,10 @@ def opened(run) -> Run:
 def report(run) -> Path:
     "Write RUN/report.html from what the folder holds. Raises UserError."
     run = opened(run)
-    return run_report(run, load_system(run.system).figures(run))
+    system = load_system(run.system)
+    page = run_report(run, system.figures(run))
+    if system.pages: system.pages(run)
+    return page
 
 # %% ../../nbs/core/18_verbs.ipynb #6dd2f2ed
 def refuse_other_config(run: Run, cfg: Config) -> None:

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['PastOf', 'BATCH', 'VALUES', 'BY_CHANCE', 'TIMES', 'FAMILY_FIGURES', 'BLIND_UPDATES', 'BLIND_RATE', 'DECIDING',
            'SHAPE_STEPS', 'KNOWN_CURVES', 'Asked', 'RIDGE', 'SECONDS', 'part_of', 'other_families', 'curve_past',
-           'seen_past', 'facts_past', 'in_blocks', 'rows_of', 'losses_by_task', 'token_sums', 'token_metrics',
-           'perplexity', 'Answered', 'texts_of', 'answers_of', 'answered_by', 'first_hits', 'first_metrics',
-           'by_chance', 'wanted_of', 'is_right', 'share_of_slots', 'slot_pairs', 'share_right_in', 'steps_off',
-           'time_metrics', 'slot_metrics', 'family_metrics', 'figures_of', 'sample_of', 'shown', 'evaluate',
-           'BlindPrefix', 'blind_updates', 'blind_training', 'blind_key', 'blind_model', 'shapes_of', 'asked_of',
-           'nearest_of', 'nearest_answers', 'ridge', 'probe_targets', 'probed_slots', 'probed_verdict', 'probe_answers',
-           'baseline', 'finite_numbers', 'column_of_values', 'median_step', 'evenly_spaced', 'RealCurve', 'read_times',
-           'read_curve', 'last_steps', 'refuse_beyond', 'check_input_words', 'inputs', 'in_bins', 'task_of',
-           'questions_on', 'Heard', 'heard_curve', 'told_in_file', 'answer_row', 'answers_on', 'predict']
+           'seen_past', 'facts_past', 'rows_of', 'losses_by_task', 'token_sums', 'token_metrics', 'perplexity',
+           'Answered', 'texts_of', 'answers_of', 'answered_by', 'first_hits', 'first_metrics', 'by_chance', 'wanted_of',
+           'is_right', 'share_of_slots', 'slot_pairs', 'share_right_in', 'steps_off', 'time_metrics', 'slot_metrics',
+           'family_metrics', 'figures_of', 'sample_of', 'shown', 'evaluate', 'BlindPrefix', 'blind_updates',
+           'blind_training', 'blind_key', 'blind_model', 'shapes_of', 'asked_of', 'nearest_of', 'nearest_answers',
+           'ridge', 'probe_targets', 'probed_slots', 'probed_verdict', 'probe_answers', 'baseline', 'finite_numbers',
+           'column_of_values', 'median_step', 'evenly_spaced', 'RealCurve', 'read_times', 'read_curve', 'last_steps',
+           'refuse_beyond', 'check_input_words', 'inputs', 'in_bins', 'task_of', 'questions_on', 'Heard', 'heard_curve',
+           'told_in_file', 'answer_row', 'answers_on', 'predict']
 
-# %% ../../nbs/temporal/07_evaluate.ipynb #b0f95a5f
+# %% ../../nbs/temporal/07_evaluate.ipynb #82c939f1
 import math
 import warnings
 from collections.abc import Callable
@@ -34,8 +34,8 @@ from ..core.config import UserError, changed, no_such
 from ..core.files import cached
 from ..core.learner import Batches, device_of
 from ..core.system import Data, Losses
-from ..core.terminal import progress
 from ..series.read import read_frame, time_column
+from ..text.encoder import in_blocks
 from ..text.llm import Past, run_decoder
 from .config import QUESTIONS, TemporalConfig
 from .curves import CAPACITY, RESOURCES
@@ -83,13 +83,8 @@ def facts_past(model: TemporalLLMWrapper, groups: list[Questioned]) -> Past:
 
 PastOf = Callable[[TemporalLLMWrapper, list[Questioned]], Past]
 
-# %% ../../nbs/temporal/07_evaluate.ipynb #0983c106
+# %% ../../nbs/temporal/07_evaluate.ipynb #d2841214
 BATCH = 32          # curves at once
-
-def in_blocks(part: Talks, what: str):
-    "The numbers of a part's curves, a block at a time."
-    for start in progress(range(0, len(part), BATCH), what, "blocks"):
-        yield list(range(start, min(start + BATCH, len(part))))
 
 def rows_of(past: Past, rows: Tensor) -> Past:
     "Some rows of a past."
@@ -110,7 +105,7 @@ def losses_by_task(model: TemporalLLMWrapper, past: Past, batch: dict[str, Tenso
 def token_sums(model: TemporalLLMWrapper, part: Talks, past_of: PastOf = seen_past) -> dict[str, np.ndarray]:
     "Task -> (nats, likeliest tokens that are right, tokens) of its answers."
     sums = {}
-    for block in in_blocks(part, "answers are judged"):
+    for block in in_blocks(range(len(part)), BATCH, "answers are judged", "curves"):
         groups = [part.groups[i] for i in block]
         tasks = [told.task for group in groups for told in group.told]
         found = losses_by_task(model, past_of(model, groups), part.batch(block), tasks)
@@ -133,7 +128,7 @@ def perplexity(nats: float, tokens: float) -> float:
     "e to the power of nats a token."
     return math.exp(min(nats/tokens, 700.))
 
-# %% ../../nbs/temporal/07_evaluate.ipynb #adc35651
+# %% ../../nbs/temporal/07_evaluate.ipynb #bbf33f31
 @dataclass(frozen=True)
 class Answered:
     "A question on a curve, and what was said to it."
@@ -154,7 +149,7 @@ def texts_of(model: TemporalLLMWrapper, past: Past, questions: list[list[int]]) 
 def answers_of(model: TemporalLLMWrapper, part: Talks, past_of: PastOf = seen_past) -> list[Answered]:
     "The answers to all questions of a part."
     made = []
-    for block in in_blocks(part, "questions are answered"):
+    for block in in_blocks(range(len(part)), BATCH, "questions are answered", "curves"):
         groups, talks = [part.groups[i] for i in block], [part.talks[i] for i in block]
         questions = [question for talk in talks for question in talk.questions]
         said = texts_of(model, past_of(model, groups), questions)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STEP_FEATURES', 'LONGEST', 'POOLS', 'CORRECTION', 'real_steps', 'log_share', 'clock_of', 'step_features', 'ConvLayer',
            'TemporalCNN', 'mean_max_min', 'AttentionPool', 'MeanPool', 'MaxPool', 'FlattenPool', 'at_steps',
-           'Projector', 'word_rows', 'soft_start', 'number_units', 'between_rows', 'number_rows', 'TemporalEncoder',
-           'ratio_gap', 'facts_loss', 'TemporalLLMWrapper']
+           'Projector', 'word_embeddings', 'soft_start', 'number_units', 'between_rows', 'number_rows',
+           'TemporalEncoder', 'ratio_gap', 'facts_loss', 'TemporalLLMWrapper']
 
 # %% ../../nbs/temporal/05_model.ipynb #33d16e28
 from collections.abc import Sequence
@@ -168,8 +168,8 @@ class Projector(nn.Module):
         for i, layer in enumerate(self.layers): x = layer(F.gelu(x) if i else x)
         return self.norm(x)
 
-# %% ../../nbs/temporal/05_model.ipynb #6d4525cd
-def word_rows(lm: LanguageModel, words: Sequence[str]) -> Tensor:
+# %% ../../nbs/temporal/05_model.ipynb #804ae01d
+def word_embeddings(lm: LanguageModel, words: Sequence[str]) -> Tensor:
     "(words, width): the mean token of each word."
     ids = lm.encode([f" {word}" for word in words])
     return torch.stack([lm.table[torch.tensor(row, device=lm.table.device)].float().mean(0) for row in ids])
@@ -178,12 +178,12 @@ def soft_start(lm: LanguageModel, tokens: int, init: str = "facts") -> Tensor:
     "(tokens, width): where soft tokens begin."
     if init == "mean": return lm.table.float().mean(0).repeat(tokens, 1)
     words = prefix_words()
-    rows = word_rows(lm, words)
+    rows = word_embeddings(lm, words)
     numbers = torch.tensor([word.isdigit() for word in words])
-    rows[numbers] = word_rows(lm, [str(n) for n in range(100)]).mean(0)
+    rows[numbers] = word_embeddings(lm, [str(n) for n in range(100)]).mean(0)
     return F.adaptive_avg_pool1d(rows.T[None], tokens)[0].T.contiguous()
 
-# %% ../../nbs/temporal/05_model.ipynb #6f72cbd8
+# %% ../../nbs/temporal/05_model.ipynb #09673283
 def number_units() -> Tensor:
     "(words,): what the number in each place of the facts is a share of, its resource's capacity or the longest time; 0 for words."
     units, before, resource = [], "", -1
@@ -204,7 +204,7 @@ def between_rows(rows: Tensor, n: Tensor) -> Tensor:
 def number_rows(lm: LanguageModel) -> Tensor | None:
     "(1000, width): the token of each number up to 999; None where numbers are several tokens."
     if any(len(ids) > 1 for ids in lm.encode([" 7", " 42", " 512", " 999"])): return None
-    return word_rows(lm, LEXICON[:1000])
+    return word_embeddings(lm, LEXICON[:1000])
 
 # %% ../../nbs/temporal/05_model.ipynb #327b2c85
 POOLS = {"attention": AttentionPool, "adaptive_avg": MeanPool, "adaptive_max": MaxPool, "flatten": FlattenPool}
@@ -273,7 +273,7 @@ def facts_loss(encoder: TemporalEncoder, lexicon: Tensor,
     share, ratio = (said - true).abs()/units, ratio_gap(said, true)
     return words.mean(1) + 3*share.mean(1) + ratio.mean(1)
 
-# %% ../../nbs/temporal/05_model.ipynb #5df0e802
+# %% ../../nbs/temporal/05_model.ipynb #7dcf148d
 class TemporalLLMWrapper(nn.Module):
     "An encoder before a frozen language model."
     def __init__(self, encoder: TemporalEncoder, reader: Reader, facts_weight: float = 1.):
@@ -284,7 +284,7 @@ class TemporalLLMWrapper(nn.Module):
         begin = reader.lm.encode([""], begin=True)[0]
         self.register_buffer("begin", torch.tensor(begin, dtype=torch.long), persistent=False)
         self.register_buffer("head", reader.head, persistent=False)
-        lexicon = word_rows(reader.lm, LEXICON) if encoder.numbers is not None else None
+        lexicon = word_embeddings(reader.lm, LEXICON) if encoder.numbers is not None else None
         self.register_buffer("lexicon", lexicon, persistent=False)
 
     @property

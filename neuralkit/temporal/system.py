@@ -10,7 +10,7 @@ from ..core.system import System
 from .bench import bench_table
 from .config import CARD
 from .evaluate import baseline, evaluate, inputs, predict
-from .figures import figures, validate
+from .figures import figures, predictions_visualization, validate
 from .task import build, callbacks, load, loss, outline
 
 # %% ../../nbs/temporal/11_system.ipynb #ea2d7d01
@@ -27,4 +27,5 @@ SYSTEM = System(
     validate=validate,
     figures=figures,
     bench=bench_table,
-    callbacks=callbacks)
+    callbacks=callbacks,
+    pages=predictions_visualization)
