@@ -33,7 +33,7 @@ WORDS = {
     "out": "folder of the report; none is runs/<system>/validation-<name>",
     "run_folder": "the run folder itself; none is runs/<system>/<time>-<hash of the config>-s<seed>",
     "quick": "the smallest size, the preset `test`: does it all work? Ends in a minute or two",
-    "vary": "a config field and its values, FIELD=V1,V2,...; a value that is a list stands in brackets; "
+    "vary": "a config field, an equals sign and its values by comma; a value that is a list stands in brackets; "
             "may be given several times; none is what the system proposes",
     "seeds": "seeds that every cell is trained with, by comma; three at least",
     "grid": "all combinations of the values, instead of one field at a time",

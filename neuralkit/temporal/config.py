@@ -28,8 +28,8 @@ class SamplesConfig(Config):
     share_a: float = Field(0.4, ge=0, description="weight of task A among those asked")
     share_b: float = Field(0.3, ge=0, description="weight of task B")
     share_c: float = Field(0.3, ge=0, description="weight of task C")
-    min_steps: int = Field(20, ge=2, description="steps of the shortest curve")
-    max_steps: int = Field(100, ge=2, description="steps of the longest curve")
+    shortest: int = Field(20, ge=2, description="steps of the shortest curve")
+    longest: int = Field(100, ge=2, description="steps of the longest curve")
     step_ms: int = Field(100, ge=1, description="milliseconds a step")
     max_length: int = Field(
         256, ge=16, description="tokens of a question and its answer at most; a longer answer is cut")

@@ -26,7 +26,7 @@ from .reader import reader_of, talk_batch
 def maker_of(cfg: TemporalConfig, split: str) -> GroupMaker:
     "What draws the curves of a split and asks about them. Raises UserError."
     samples = cfg.samples
-    return GroupMaker(cfg.seed, split, samples.shares, samples.min_steps, samples.max_steps, samples.step_seconds)
+    return GroupMaker(cfg.seed, split, samples.shares, samples.shortest, samples.longest, samples.step_seconds)
 
 # %% ../../nbs/temporal/04_data.ipynb #14482589
 def draw_groups(cfg: TemporalConfig, split: str, samples: int) -> list[Questioned]:

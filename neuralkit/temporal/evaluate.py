@@ -648,7 +648,7 @@ def predict(model: TemporalLLMWrapper, cfg: TemporalConfig, fitted: dict, inputs
     rows = []
     model.eval()
     for curve in inputs:
-        heard = heard_curve(curve, cfg.samples.max_steps, cfg.samples.step_seconds)
+        heard = heard_curve(curve, cfg.samples.longest, cfg.samples.step_seconds)
         asked = questions_on(curve, len(heard.whole), heard.step_seconds)
         texts = answers_on(model, heard, [question for _, question in asked])
         rows += [answer_row(heard, *question, text) for question, text in zip(asked, texts)]
